@@ -1,0 +1,69 @@
+"""What operator and router say to each other.
+
+The router reads which deployments and which workers there are, and writes one thing: its demand, how much each model is
+wanted. Everything is level-based: a watch yields the whole present state, newest first and only the newest, so that a
+slow reader skips what is over; a demand replaces the demand before it.
+
+There are two adapters: Kubernetes (watches and Leases) and local (`modelmora.control.local`, one process).
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelmora.spec import ModelDeployment
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Key:
+    """The identity of a ModelDeployment object."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process or pod, as the router needs it. It may not serve yet: its health says so."""
+
+    worker_id: str
+    key: Key
+    address: str  # gRPC target of WorkerService: "unix:/…/w.sock" or "host:port"
+    health_address: str  # gRPC target of grpc.health.v1; may be the same
+    terminating: bool = False  # gets nothing new
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """How much one router wants one model."""
+
+    load: float  # requests waiting and running, averaged over seconds
+    last_used_at: float  # Unix time, seconds
+
+
+Deployments = Mapping[Key, ModelDeployment]
+Workers = Mapping[str, Worker]
+Demands = Mapping[Key, Demand]
+
+
+class Control(Protocol):
+    """The router's side."""
+
+    def watch_deployments(self) -> AsyncIterator[Deployments]:
+        """All deployments, with status; at once and after every change."""
+        ...
+
+    def watch_workers(self) -> AsyncIterator[Workers]:
+        """All workers by worker_id; at once and after every change."""
+        ...
+
+    async def publish_demand(self, demands: Demands) -> None:
+        """Replaces this router's demand: a model without an entry is not wanted.
+
+        Raises:
+            ServerUnavailable: it could not be stored; the caller tries again.
+        """
+        ...

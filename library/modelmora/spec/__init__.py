@@ -1,0 +1,102 @@
+"""The resources: what a person writes, what the operator reports, and how both are named."""
+
+from modelmora.spec import manifests
+from modelmora.spec.cluster_only import cluster_only_fields
+from modelmora.spec.deployment import ModelDeployment, forbidden_changes
+from modelmora.spec.identity import RESERVED_SEGMENTS, ModelRef, Priority, Task, is_version, version_order
+from modelmora.spec.manifests import Document
+from modelmora.spec.metadata import ObjectMeta
+from modelmora.spec.parsing import Problem
+from modelmora.spec.parts import (
+    Batching,
+    Cache,
+    EnvVar,
+    Eviction,
+    Gpu,
+    Health,
+    HealthInference,
+    Integrity,
+    KeyRef,
+    Model,
+    ModelConfig,
+    ModelDeploymentSpec,
+    ModelSource,
+    PodTemplate,
+    Queue,
+    RateLimit,
+    Resources,
+    Rollout,
+    Runtime,
+    RuntimeFile,
+    Scaling,
+    SharedMemory,
+)
+from modelmora.spec.route import ModelRoute, ModelRouteStatus
+from modelmora.spec.route_spec import Backend, Mirror, ModelRouteSpec
+from modelmora.spec.schema import API_GROUP, API_VERSION, quantity_value
+from modelmora.spec.status import (
+    ArtifactStatus,
+    Condition,
+    ConditionStatus,
+    FailureReport,
+    LoadKind,
+    LoadReport,
+    MeasuredResources,
+    ModelDeploymentStatus,
+    ModelState,
+)
+
+__all__ = [
+    "API_GROUP",
+    "API_VERSION",
+    "RESERVED_SEGMENTS",
+    "ArtifactStatus",
+    "Backend",
+    "Batching",
+    "Cache",
+    "Condition",
+    "ConditionStatus",
+    "Document",
+    "EnvVar",
+    "Eviction",
+    "FailureReport",
+    "Gpu",
+    "Health",
+    "HealthInference",
+    "Integrity",
+    "KeyRef",
+    "LoadKind",
+    "LoadReport",
+    "MeasuredResources",
+    "Mirror",
+    "Model",
+    "ModelConfig",
+    "ModelDeployment",
+    "ModelDeploymentSpec",
+    "ModelDeploymentStatus",
+    "ModelRef",
+    "ModelRoute",
+    "ModelRouteSpec",
+    "ModelRouteStatus",
+    "ModelSource",
+    "ModelState",
+    "ObjectMeta",
+    "PodTemplate",
+    "Priority",
+    "Problem",
+    "Queue",
+    "RateLimit",
+    "Resources",
+    "Rollout",
+    "Runtime",
+    "RuntimeFile",
+    "Scaling",
+    "SharedMemory",
+    "Task",
+    "cluster_only_fields",
+    "forbidden_changes",
+    "is_version",
+    "manifests",
+    "quantity_value",
+    "version_order",
+]

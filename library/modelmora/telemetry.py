@@ -1,0 +1,60 @@
+"""Logging, set up once a process: one event a line, on stderr, with the keys model, worker and request_id.
+
+At a terminal lines are for people, elsewhere they are JSON. Logs of libraries pass the same way.
+"""
+
+import logging
+import sys
+from enum import StrEnum
+
+import structlog
+
+
+class LogFormat(StrEnum):
+    AUTO = "auto"  # console at a terminal, else json
+    CONSOLE = "console"
+    JSON = "json"
+
+
+def configure_logging(*, log_format: LogFormat = LogFormat.AUTO, level: str = "INFO") -> None:
+    """Sends everything that is logged in this process to stderr."""
+    people = resolved(log_format) is LogFormat.CONSOLE
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if people else "iso", utc=not people),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(people=people))
+    )
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
+    for name in ("httpx", "huggingface_hub", "watchfiles", "uvicorn.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell every request, poll or file
+    structlog.configure(
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def resolved(log_format: LogFormat) -> LogFormat:
+    """The format that AUTO means here."""
+    if log_format is not LogFormat.AUTO:
+        return log_format
+    return LogFormat.CONSOLE if sys.stderr.isatty() else LogFormat.JSON
+
+
+def _rendering(*, people: bool) -> list[structlog.typing.Processor]:
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    if people:
+        return [remove, _without_logger, structlog.dev.ConsoleRenderer(pad_event_to=0)]
+    return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+
+
+def _without_logger(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    event.pop("logger", None)
+    return event

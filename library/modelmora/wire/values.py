@@ -1,0 +1,143 @@
+"""Between the values that people use (str, bytes, NumPy arrays) and the messages of `modelmora.v1`.
+
+Arrays travel as little-endian bytes in row-major order. What comes from the wire is checked before a view is made:
+the size of the data must be exactly what datatype and shape say.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from modelmora.errors import InvalidRequest
+from modelmora.v1 import types_pb2
+
+Array: TypeAlias = npt.NDArray[Any]
+# What a person gives: one text or many, one encoded image or many, an array.
+InputValue: TypeAlias = str | bytes | Sequence[str] | Sequence[bytes] | Array
+# What an engine gets and gives: always many.
+Items: TypeAlias = list[str] | list[bytes] | Array
+
+_DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
+    types_pb2.DATA_TYPE_BOOL: np.dtype("bool"),
+    types_pb2.DATA_TYPE_UINT8: np.dtype("<u1"),
+    types_pb2.DATA_TYPE_UINT16: np.dtype("<u2"),
+    types_pb2.DATA_TYPE_UINT32: np.dtype("<u4"),
+    types_pb2.DATA_TYPE_UINT64: np.dtype("<u8"),
+    types_pb2.DATA_TYPE_INT8: np.dtype("<i1"),
+    types_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
+    types_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
+    types_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
+    types_pb2.DATA_TYPE_FP16: np.dtype("<f2"),
+    types_pb2.DATA_TYPE_FP32: np.dtype("<f4"),
+    types_pb2.DATA_TYPE_FP64: np.dtype("<f8"),
+}
+_DATATYPES: Final = {dtype: types_pb2.DataType.ValueType(number) for number, dtype in _DTYPES.items()}
+_MAX_RANK: Final = 32
+
+
+def to_values(named: Mapping[str, InputValue], *, field: str = "input") -> dict[str, types_pb2.Value]:
+    """The messages for named values.
+
+    Raises:
+        InvalidRequest: a value of a type that cannot travel; `field` is its path.
+    """
+    return {name: to_value(value, field=f"{field}.{name}") for name, value in named.items()}
+
+
+def to_value(value: InputValue, *, field: str = "input") -> types_pb2.Value:
+    """The message for one value: a text or texts, an encoded image or images, an array.
+
+    Raises:
+        InvalidRequest: a type that cannot travel.
+    """
+    match value:
+        case np.ndarray():
+            return types_pb2.Value(tensor=to_tensor(value, field=field))
+        case str():
+            return types_pb2.Value(text=types_pb2.Text(items=[value]))
+        case bytes():
+            return types_pb2.Value(images=types_pb2.Images(items=[types_pb2.Image(data=value)]))
+        case list() | tuple() if value and all(isinstance(item, str) for item in value):
+            return types_pb2.Value(text=types_pb2.Text(items=[str(item) for item in value]))
+        case list() | tuple() if value and all(isinstance(item, bytes) for item in value):
+            images = [types_pb2.Image(data=bytes(item)) for item in value if isinstance(item, bytes)]
+            return types_pb2.Value(images=types_pb2.Images(items=images))
+    raise InvalidRequest(
+        f"{field} is {_described(value)}",
+        field=field,
+        remedy="give a text, a list of texts, encoded images as bytes, or a NumPy array",
+    )
+
+
+def _described(value: object) -> str:
+    if isinstance(value, list | tuple):
+        kinds = sorted({type(item).__name__ for item in value})
+        return f"a list of {' and '.join(kinds)}" if kinds else "an empty list"
+    return f"of type {type(value).__name__}"
+
+
+def to_tensor(array: Array, *, field: str = "input") -> types_pb2.Tensor:
+    """The message for an array; copies it once.
+
+    Raises:
+        InvalidRequest: an element type without a name on the wire, for example object.
+    """
+    little = array.dtype.newbyteorder("<")
+    datatype = _DATATYPES.get(little)
+    if datatype is None:
+        raise InvalidRequest(f"{field} has the dtype {array.dtype}", field=field, remedy="convert it to a number type")
+    data = np.ascontiguousarray(array, dtype=little).tobytes()
+    return types_pb2.Tensor(datatype=datatype, shape=array.shape, data=data)
+
+
+def from_values(values: Mapping[str, types_pb2.Value], *, field: str = "input") -> dict[str, Items]:
+    """Named values from their messages.
+
+    Raises:
+        InvalidRequest: a message that contradicts itself; `field` is its path.
+    """
+    return {name: from_value(value, field=f"{field}.{name}") for name, value in values.items()}
+
+
+def from_value(value: types_pb2.Value, *, field: str = "input") -> Items:
+    """Texts, encoded images, or a read-only view of the tensor's bytes.
+
+    Raises:
+        InvalidRequest: a message without a kind, or a tensor that contradicts itself.
+    """
+    match value.WhichOneof("kind"):
+        case "text":
+            return list(value.text.items)
+        case "images":
+            return [image.data for image in value.images.items]
+        case "tensor":
+            return from_tensor(value.tensor, field=field)
+        case _:
+            raise InvalidRequest(f"{field} is empty", field=field, remedy="set text, tensor or images")
+
+
+def from_tensor(tensor: types_pb2.Tensor, *, field: str = "input") -> Array:
+    """A read-only view of the tensor's bytes, shaped as it says.
+
+    Raises:
+        InvalidRequest: datatype, shape and size of the data contradict each other.
+    """
+    dtype = _DTYPES.get(tensor.datatype)
+    shape = tuple(tensor.shape)
+    if dtype is None:
+        raise InvalidRequest(f"{field} has no datatype that NumPy knows", field=f"{field}.datatype", remedy="send FP32")
+    if len(shape) > _MAX_RANK or any(size < 0 for size in shape):
+        raise InvalidRequest(
+            f"{field} has the shape {list(shape)[:8]}", field=f"{field}.shape", remedy="send sizes ≥ 0"
+        )
+    expected = math.prod(shape) * dtype.itemsize
+    if expected != len(tensor.data):
+        raise InvalidRequest(
+            f"{field} has {len(tensor.data)} bytes; its shape and datatype say {expected}",
+            field=f"{field}.data",
+            remedy="send the elements in row-major order, little-endian, without padding",
+        )
+    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)

@@ -1,0 +1,37 @@
+"""Which tests run where; what could not run is named in one line at the end."""
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+_ENVIRONMENT = os.environ  # noqa: TID251 - a test run has no settings class
+
+
+def _lacking() -> Iterator[tuple[str, str]]:
+    """The markers of tests that cannot run on this machine, and why."""
+    if not _ENVIRONMENT.get("KUBECONFIG"):
+        yield "cluster", "no Kubernetes (KUBECONFIG is not set)"
+    if shutil.which("nvidia-smi") is None:
+        yield "gpu", "no NVIDIA GPU"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, why in _lacking():
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=why))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = " ".join(str(report.longrepr) for report in terminalreporter.stats.get("skipped", []))
+    if missing := [why for _, why in _lacking() if why in skipped]:
+        terminalreporter.write_line(f"not tested here: {'; '.join(missing)}")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fails a run that needed what it has not: MODELMORA_TEST_REQUIRE="cluster gpu"."""
+    required = _ENVIRONMENT.get("MODELMORA_TEST_REQUIRE", "").split()
+    if any(marker in required for marker, _ in _lacking()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

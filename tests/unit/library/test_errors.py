@@ -1,0 +1,84 @@
+"""One tree, one table, both ways, for every leaf."""
+
+import pickle
+
+import grpc
+import pytest
+from google.rpc.status_pb2 import Status
+from modelmora import errors
+from modelmora.errors import ModelMoraError, leaves
+from modelmora.wire import status
+
+FULL = {
+    "model_id": "org/name",
+    "field": "input.text",
+    "remedy": "give a text",
+    "reason": "LoadFailed",
+    "endpoint": "localhost:9000",
+    "file": "models.yaml",
+    "request_id": "r-1",
+    "retry_after_s": 1.5,
+}
+every_leaf = pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
+
+
+def test_the_table_holds_every_leaf_and_nothing_else() -> None:
+    assert set(status.TABLE) == set(leaves())
+
+
+def test_the_drawing_names_every_class_of_the_tree() -> None:
+    classes = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelMoraError)]
+    assert [kind.__name__ for kind in classes if kind.__name__ not in (errors.__doc__ or "")] == []
+
+
+@every_leaf
+def test_an_error_survives_the_way_over_grpc(leaf: type[ModelMoraError]) -> None:
+    sent = leaf("it broke", **FULL)  # type: ignore[arg-type]
+    got = status.from_rpc(Status.FromString(status.to_rpc(sent).SerializeToString()))
+    assert (type(got), got.message, got.context) == (leaf, sent.message, sent.context)
+
+
+@every_leaf
+@pytest.mark.req("RM-1.4e")
+def test_an_error_survives_the_way_over_http(leaf: type[ModelMoraError]) -> None:
+    sent = leaf("it broke", **FULL)  # type: ignore[arg-type]
+    problem = status.to_problem(sent)
+    got = status.from_problem(problem, http_status=int(problem["status"]))
+    assert (type(got), got.message, got.context) == (leaf, sent.message, sent.context)
+
+
+@every_leaf
+def test_an_error_survives_pickling(leaf: type[ModelMoraError]) -> None:
+    sent = leaf("it broke", **FULL)  # type: ignore[arg-type]
+    got = pickle.loads(pickle.dumps(sent))
+    assert (type(got), got.message, got.context) == (leaf, sent.message, sent.context)
+
+
+@every_leaf
+def test_what_is_the_callers_fault_is_a_4xx_and_what_is_not_is_a_5xx(leaf: type[ModelMoraError]) -> None:
+    http = status.TABLE[leaf].http
+    if issubclass(leaf, errors.RequestError) and leaf is not errors.DeadlineExceeded:
+        assert 400 <= http < 500
+    if issubclass(leaf, errors.ServerError | errors.LoadError):
+        assert http >= 500
+
+
+def test_empty_fields_do_not_travel() -> None:
+    assert set(status.to_problem(errors.ModelNotFound("no model x"))) == {"type", "title", "status", "detail", "code"}
+
+
+@pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
+def test_a_strangers_status_becomes_some_leaf(code: grpc.StatusCode) -> None:
+    got = status.from_rpc(Status(code=code.value[0], message="from a proxy"), endpoint="proxy:1")
+    assert type(got) in leaves()
+    assert (got.message, got.context.endpoint) == ("from a proxy", "proxy:1")
+
+
+def test_a_strangers_http_answer_becomes_some_leaf() -> None:
+    assert type(status.from_problem({}, http_status=502)) is errors.ServerUnavailable
+    assert type(status.from_problem({"code": "NEVER_HEARD_OF"}, http_status=418)) is errors.InternalError
+
+
+def test_located_fills_only_what_is_empty() -> None:
+    got = errors.InvalidRequest("no", field="input").located(field="other", model_id="m")
+    assert (got.context.field, got.context.model_id) == ("input", "m")
