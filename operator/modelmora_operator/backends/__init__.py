@@ -1,0 +1,1 @@
+"""Where workers run. The backends never import each other."""

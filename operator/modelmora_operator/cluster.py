@@ -1,0 +1,139 @@
+"""The one seam of the operator: what can be seen and done where workers run, be it pods or processes.
+
+What is seen of a deployment is a Snapshot, values only, so that the decisions about it need no I/O. What is done is
+level-based and repeatable: starting a worker that exists and stopping one that is gone are no errors. A worker's name
+is `<deployment>-<spec hash>-<n>`, unique within its namespace; two operators that decide the same collide on it.
+"""
+
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from modelmora.control import Demand, Key
+from modelmora.spec import ArtifactStatus, ModelDeployment, ModelDeploymentStatus
+
+
+class Phase(StrEnum):
+    """The steps of a worker's life, as in WorkerService.Status."""
+
+    STARTING = "Starting"
+    FETCHING = "Fetching"
+    LOADING = "Loading"
+    TESTING = "Testing"
+    SERVING = "Serving"
+    DRAINING = "Draining"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """A worker that should exist."""
+
+    worker_id: str
+    key: Key
+    spec_hash: str
+    deployment: ModelDeployment
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a worker cannot serve, as it said itself or as its end says."""
+
+    where: str  # the step: schedule, spawn, import, fetch, load, test, serve
+    reason: str  # CamelCase, becomes the reason of conditions
+    message: str
+    remedy: str = ""
+    exit_code: int | None = None  # negative: the signal
+    reported: bool = True  # False: the worker ended without a word
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRecord:
+    """The failures in a row of workers of one spec hash."""
+
+    spec_hash: str
+    count: int
+    at: float  # Unix time of the last one, seconds
+    last: Failure
+    chance: float = 0.0  # in [0, 1), drawn once: the jitter of the next attempt
+    healed: bool = False  # a worker of this spec has served since
+
+    @property
+    def in_a_row(self) -> int:
+        """Failures that make the next attempt wait; 0: only an end without a word so far, replaced at once."""
+        return self.count if self.last.reported else self.count - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedWorker:
+    """A worker that exists. Times are Unix seconds, sizes bytes."""
+
+    worker_id: str
+    spec_hash: str
+    started_at: float
+    address: str = ""
+    phase: Phase = Phase.STARTING
+    terminating: bool = False
+    warm: bool = False  # forked from a process that had already imported the libraries
+    node: str = ""
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    memory_bytes: int = 0
+    vram_bytes: int = 0
+    artifact: ArtifactStatus | None = None
+    failure: Failure | None = None  # only in phase FAILED
+
+    @property
+    def serving(self) -> bool:
+        """It passed its test inference and takes requests."""
+        return self.phase is Phase.SERVING and not self.terminating
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """So many replicas were right at that time; remembered for the stabilisation of scaling down."""
+
+    at: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that decisions about one deployment need."""
+
+    key: Key
+    deployment: ModelDeployment | None  # None: deleted, its workers are left
+    workers: tuple[ObservedWorker, ...] = ()
+    demand: Demand | None = None  # the sum of the live routers'; None: nobody wants it
+    routers_alive: bool = True  # False: `demand` says nothing
+    failure: FailureRecord | None = None
+    twins: tuple[ModelDeployment, ...] = ()  # others with the same namespace, model id and version
+    recommendations: tuple[Recommendation, ...] = ()
+
+
+class Cluster(Protocol):
+    """Where workers run."""
+
+    def changes(self) -> AsyncIterator[Key]:
+        """The keys about which something changed, each soon and at least once, and all of them at the start."""
+        ...
+
+    def known_keys(self) -> Collection[Key]:
+        """All keys of which there is a deployment or a worker."""
+        ...
+
+    async def observe(self, key: Key) -> Snapshot | None:
+        """What there is now; None: nothing any more."""
+        ...
+
+    async def start(self, worker: WorkerSpec) -> bool:
+        """Begins to start a worker; what becomes of it is a change. False: the name is taken, look again."""
+        ...
+
+    async def stop(self, key: Key, worker_id: str) -> None:
+        """Begins to drain and end a worker; that it ended is a change. Nothing happens if it is gone or ending."""
+        ...
+
+    async def publish_status(self, key: Key, status: ModelDeploymentStatus) -> None:
+        """Writes the status of a deployment, unless it is gone."""
+        ...

@@ -1,0 +1,83 @@
+"""The decision: from what was seen of one deployment to what is to be done about it, without any I/O."""
+
+from dataclasses import dataclass, field
+
+from modelmora.spec import ModelDeployment, ModelDeploymentStatus
+from modelmora_operator import failures, replicas, rollout
+from modelmora_operator.backoff import Backoff
+from modelmora_operator.cluster import Recommendation, Snapshot, WorkerSpec
+from modelmora_operator.conditions import Facts
+from modelmora_operator.duplicates import older_twin
+from modelmora_operator.replicas import Wish
+from modelmora_operator.spec_hash import spec_hash
+from modelmora_operator.status import status_of
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The operator's own numbers that decisions depend on."""
+
+    initial_replicas: int = 0  # of deployments that do not say
+    backoff: Backoff = field(default_factory=Backoff)  # between attempts to load a model
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do, what to say, and when to look again."""
+
+    start: tuple[WorkerSpec, ...] = ()
+    stop: tuple[str, ...] = ()
+    status: ModelDeploymentStatus | None = None  # None: the deployment is gone
+    requeue_after_s: float | None = None
+    recommendations: tuple[Recommendation, ...] = ()  # for the next snapshot
+
+
+def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
+    """What is to be done now."""
+    deployment = snapshot.deployment
+    if deployment is None:
+        return Plan(stop=tuple(worker.worker_id for worker in snapshot.workers if not worker.terminating))
+    hashed = spec_hash(deployment.spec)
+    older = older_twin(deployment, snapshot.twins)
+    wish = replicas.NOBODY if older or deployment.spec.suspend else _wish(snapshot, deployment, hashed, now, policy)
+    steps = rollout.steps(snapshot.workers, hashed, wish.replicas)
+    wait_s = _wait_s(snapshot, hashed, now, policy) if steps.missing else None
+    facts = Facts(snapshot, deployment, hashed, wish.replicas, older, wait_s)
+    return Plan(
+        start=() if wait_s is not None else _new_workers(snapshot, deployment, hashed, steps.missing),
+        stop=steps.surplus,
+        status=status_of(facts, now),
+        requeue_after_s=min((s for s in (wait_s, wish.recheck_after_s) if s is not None), default=None),
+        recommendations=wish.recommendations,
+    )
+
+
+def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: float, policy: Policy) -> Wish:
+    scaling = deployment.spec.scaling
+    initial = policy.initial_replicas if scaling.initial_replicas is None else scaling.initial_replicas
+    live = [worker for worker in snapshot.workers if not worker.terminating]
+    proven = any(worker.serving and worker.spec_hash == hashed for worker in live)
+    return replicas.desired(
+        scaling,
+        snapshot.demand,
+        now=now,
+        live=len(live),
+        routers_alive=snapshot.routers_alive,
+        to_prove=0 if proven or deployment.status.verified_spec_hash == hashed else initial,
+        recommendations=snapshot.recommendations,
+    )
+
+
+def _wait_s(snapshot: Snapshot, hashed: str, now: float, policy: Policy) -> float | None:
+    """Seconds until a worker may be started; None: now."""
+    record = snapshot.failure
+    if record is None or record.spec_hash != hashed:
+        return None
+    wait_s = failures.retry_at(record, policy.backoff) - now
+    return wait_s if wait_s > 0 else None
+
+
+def _new_workers(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, missing: int) -> tuple[WorkerSpec, ...]:
+    taken = {worker.worker_id for worker in snapshot.workers}
+    names = rollout.free_names(f"{deployment.metadata.name}-{hashed}", taken, missing)
+    return tuple(WorkerSpec(name, snapshot.key, hashed, deployment) for name in names)

@@ -1,0 +1,49 @@
+"""The operator's settings: default < environment < what the caller passes. Seconds unless the name says otherwise."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from modelmora_operator.backoff import Backoff
+from modelmora_operator.plan import Policy
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class OperatorSettings(BaseSettings):
+    """Read once, passed down."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELMORA_", extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
+
+    state_dir: Path = Field(default_factory=lambda: Path.home() / ".local" / "state" / "modelmora")
+    """Sockets, logs and the lock of this server; two servers never share one."""
+    cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "modelmora")
+    """Fetched models."""
+    initial_replicas: int = Field(default=0, ge=0, le=1000)
+    """Workers of a new spec before anybody asks, for deployments that do not say."""
+    drain_timeout_s: Seconds = 30.0
+    """How long a worker may finish what it accepted before it is killed."""
+    resync_s: Seconds = 60.0
+    """Every deployment is looked at again this often, whatever was missed."""
+    rescan_s: Seconds = 5.0
+    """Manifests are read again this often, even if no change of a file was heard of."""
+    reconcile_concurrency: int = Field(default=4, ge=1, le=64)
+    """Deployments that are worked on side by side."""
+    load_backoff_first_s: Seconds = 1.0
+    """Wait after the first failed load; doubles with each further one."""
+    load_backoff_cap_s: Seconds = 300.0
+    """Longest wait between loads."""
+    load_backoff_jitter: float = Field(default=0.1, ge=0, le=1)
+    """Part of a wait that chance may take away."""
+    warm_parent: bool = True
+    """Workers are forked from a process that has imported the libraries; off: each starts from nothing."""
+
+    @property
+    def policy(self) -> Policy:
+        """What decisions depend on."""
+        backoff = Backoff(self.load_backoff_first_s, self.load_backoff_cap_s, self.load_backoff_jitter)
+        return Policy(initial_replicas=self.initial_replicas, backoff=backoff)

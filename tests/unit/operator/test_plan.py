@@ -1,0 +1,184 @@
+"""The whole decision, from a snapshot to what is done and said."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmora.spec import ModelState
+from modelmora_operator.backoff import Backoff
+from modelmora_operator.cluster import ObservedWorker, Phase, Snapshot
+from modelmora_operator.plan import Plan, Policy, plan
+from tests.support.operator_values import KEY, NOW, deployment, failed, hash_of, reported, snapshot, worker
+
+POLICY = Policy(backoff=Backoff(first_s=10, cap_s=100, jitter=0))
+LAZY = deployment()
+
+
+def planned(of: Snapshot, now: float = NOW, policy: Policy = POLICY) -> Plan:
+    return plan(of, now, policy)
+
+
+def state(made: Plan) -> ModelState:
+    assert made.status is not None
+    return made.status.state
+
+
+@pytest.mark.req("REQ-LIFE-001a", "DEC-2")
+def test_a_model_that_nobody_asked_for_has_no_worker() -> None:
+    made = planned(snapshot(LAZY))
+    assert (made.start, made.stop, made.requeue_after_s) == ((), (), None)
+    assert state(made) is ModelState.PENDING
+
+
+@pytest.mark.req("REQ-LIFE-001a")
+def test_the_first_request_starts_a_worker() -> None:
+    made = planned(snapshot(LAZY, load=1))
+    assert [spec.worker_id for spec in made.start] == [f"minilm-{hash_of(LAZY)}-0"]
+    assert made.start[0].deployment == LAZY
+    assert state(made) is ModelState.LOADING
+
+
+def test_a_wake_while_the_last_worker_still_ends_takes_another_name() -> None:
+    made = planned(snapshot(LAZY, worker(LAZY, 0, terminating=True), load=1))
+    assert [spec.worker_id for spec in made.start] == [f"minilm-{hash_of(LAZY)}-1"]
+
+
+@pytest.mark.req("REQ-LIFE-005b")
+def test_without_demand_the_worker_goes() -> None:
+    serving = worker(LAZY)
+    made = planned(snapshot(LAZY, serving))
+    assert made.stop == (serving.worker_id,)
+    proven = reported(LAZY, serving, demand=snapshot(LAZY, load=1).demand)
+    assert state(planned(snapshot(proven))) is ModelState.STANDBY
+
+
+def test_a_deleted_deployment_leaves_no_worker_and_no_status() -> None:
+    running, ending = worker(LAZY, 0), worker(LAZY, 1, terminating=True)
+    made = planned(Snapshot(KEY, None, (running, ending)))
+    assert (made.start, made.stop, made.status) == ((), (running.worker_id,), None)
+
+
+def test_a_suspended_deployment_has_no_worker_whatever_the_demand() -> None:
+    suspended = deployment(suspend=True, scaling={"minReplicas": 1})
+    made = planned(snapshot(suspended, worker(suspended), load=5))
+    assert (made.start, len(made.stop)) == ((), 1)
+
+
+def test_a_new_spec_proves_itself_once_where_the_operator_says_so() -> None:
+    policy = replace(POLICY, initial_replicas=1)
+    assert len(planned(snapshot(LAZY), policy=policy).start) == 1
+    proven = reported(LAZY, worker(LAZY))
+    assert planned(snapshot(proven), policy=policy).start == ()
+    own = deployment(scaling={"initialReplicas": 0})
+    assert planned(snapshot(own), policy=policy).start == ()
+
+
+@pytest.mark.req("REQ-LIFE-011", "REQ-REL-002")
+def test_a_failed_load_waits_and_is_then_tried_again_while_it_is_wanted() -> None:
+    broken = snapshot(LAZY, load=1, failure=failed(LAZY, count=2))
+    waiting = planned(broken, NOW + 5)
+    assert (waiting.start, waiting.requeue_after_s) == ((), 15)
+    assert state(waiting) is ModelState.FAILED_TO_LOAD
+    assert len(planned(broken, NOW + 20).start) == 1
+    assert planned(replace(broken, demand=None), NOW + 20).start == ()
+
+
+def test_a_worker_that_was_killed_is_replaced_at_once_and_the_model_does_not_count_as_failed() -> None:
+    made = planned(snapshot(LAZY, load=1, failure=failed(LAZY, reported=False)))
+    assert len(made.start) == 1
+    assert state(made) is ModelState.LOADING
+
+
+def test_a_failure_of_an_older_spec_holds_up_nothing() -> None:
+    edited = deployment(model={"config": {"maxLength": 9}})
+    made = planned(snapshot(edited, load=1, failure=failed(LAZY, count=9)))
+    assert len(made.start) == 1
+
+
+def test_a_changed_spec_is_rolled_out_without_a_gap() -> None:
+    edited = deployment(generation=2, model={"config": {"maxLength": 9}})
+    old = worker(LAZY)
+    began = planned(snapshot(edited, old, load=1))
+    assert (len(began.start), began.stop) == (1, ())
+    assert state(began) is ModelState.LOADED
+    ended = planned(snapshot(edited, old, worker(edited, 1), load=1))
+    assert (ended.start, ended.stop) == ((), (old.worker_id,))
+
+
+def test_a_rollout_that_fails_leaves_the_old_worker_serving() -> None:
+    edited = deployment(generation=2, model={"config": {"maxLength": 9}})
+    made = planned(snapshot(edited, worker(LAZY), load=1, failure=failed(edited)), NOW + 1)
+    assert (made.start, made.stop) == ((), ())
+    assert state(made) is ModelState.LOADED
+    ready = made.status.condition("Ready") if made.status else None
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "LoadFailed")
+
+
+def test_an_edit_of_a_scaling_number_restarts_nothing() -> None:
+    edited = deployment(generation=2, scaling={"maxReplicas": 4, "scaleToZeroAfterSeconds": 1})
+    made = planned(snapshot(edited, worker(LAZY), load=1))
+    assert (made.start, made.stop) == ((), ())
+
+
+@pytest.mark.req("REQ-REG-003")
+def test_the_younger_of_two_with_one_version_serves_nothing() -> None:
+    old, young = deployment("old", created=NOW - 5), deployment("young")
+    made = planned(snapshot(young, worker(young), load=1, twins=(old,)))
+    assert (made.start, len(made.stop)) == ((), 1)
+    assert len(planned(snapshot(old, load=1, twins=(young,))).start) == 1
+
+
+PHASES = st.sampled_from([Phase.STARTING, Phase.LOADING, Phase.SERVING, Phase.FAILED])
+SPECS = [LAZY, deployment(model={"config": {"maxLength": 9}})]
+OBSERVED = st.builds(
+    lambda spec, number, phase, terminating: worker(
+        SPECS[spec], number, phase=phase, terminating=terminating, started_at=NOW - number
+    ),
+    st.integers(0, 1),
+    st.integers(0, 6),
+    PHASES,
+    st.booleans(),
+)
+
+
+@given(
+    workers=st.lists(OBSERVED, max_size=8, unique_by=lambda worker: worker.worker_id),
+    load=st.one_of(st.none(), st.floats(0, 200)),
+    minimum=st.integers(0, 2),
+    maximum=st.integers(2, 4),
+)
+def test_a_plan_that_is_carried_out_comes_to_rest_within_its_bounds(
+    workers: list[ObservedWorker], load: float | None, minimum: int, maximum: int
+) -> None:
+    of = deployment(scaling={"minReplicas": minimum, "maxReplicas": maximum, "scaleDownDelaySeconds": 0})
+    now, there = NOW, tuple(workers)
+    for _ in range(20):
+        made = planned(snapshot(of, *there, load=load), now)
+        current = [w for w in there if w.spec_hash == hash_of(of) and not w.terminating]
+        assert len(current) - len(set(made.stop) & {w.worker_id for w in current}) + len(made.start) <= maximum
+        after = carried_out(there, made, now)
+        if after == there:
+            break
+        there, now = after, now + 1
+    else:
+        pytest.fail("it never comes to rest")
+    wanted = made.status.desired_replicas if made.status else -1
+    assert len(there) == wanted
+    assert minimum <= wanted <= maximum
+    assert all(w.spec_hash == hash_of(of) for w in there)
+
+
+def carried_out(workers: tuple[ObservedWorker, ...], made: Plan, now: float) -> tuple[ObservedWorker, ...]:
+    """What stops is gone, what was there has come to serve, what starts is there."""
+    left = [w for w in workers if w.worker_id not in made.stop and not w.terminating]
+    served = [replace(w, phase=Phase.SERVING) for w in left]
+    return (*served, *(ObservedWorker(spec.worker_id, spec.spec_hash, now) for spec in made.start))
+
+
+def test_the_same_snapshot_gives_the_same_status_however_often() -> None:
+    serving = worker(LAZY)
+    first = reported(LAZY, serving)
+    assert planned(snapshot(first, serving), NOW + 50).status == planned(snapshot(first, serving), NOW + 90).status
