@@ -1,41 +1,9 @@
 """Operator and router in one process: each publishes a value, the other watches it."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import Generic, TypeVar
 
 from modelmora.control import Demands, Deployments, Workers
-
-T = TypeVar("T")
-
-
-class Cell(Generic[T]):
-    """A value that changes, and those who watch it. Used from one event loop."""
-
-    def __init__(self) -> None:
-        self._value: T | None = None
-        self._changed = asyncio.Event()
-
-    @property
-    def value(self) -> T | None:
-        """None until it was first set."""
-        return self._value
-
-    def set(self, value: T) -> None:
-        """Replaces the value and wakes every watcher; an equal value wakes nobody."""
-        if value == self._value:
-            return
-        self._value = value
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
-    async def watch(self) -> AsyncIterator[T]:
-        """The value as soon as there is one, then the newest after each change; what came between is skipped."""
-        while True:
-            changed = self._changed
-            if self._value is not None:
-                yield self._value
-            await changed.wait()
+from modelmora.watching import Cell
 
 
 class LocalControl:

@@ -5,6 +5,7 @@ import pickle
 import grpc
 import pytest
 from google.rpc.status_pb2 import Status
+
 from modelmora import errors
 from modelmora.errors import ModelMoraError, leaves
 from modelmora.wire import status

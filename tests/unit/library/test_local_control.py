@@ -1,16 +1,22 @@
 """Watchers of the local control see the newest state, never an older one."""
 
 import asyncio
+from collections.abc import AsyncIterator
 
 from modelmora.control import Demand, Key
-from modelmora.control.local import Cell, LocalControl
+from modelmora.control.local import LocalControl
+from modelmora.watching import Cell
+
+
+async def first_of(watch: AsyncIterator[int]) -> int:
+    return await anext(watch)
 
 
 async def test_a_watch_waits_until_there_is_a_value() -> None:
     cell: Cell[int] = Cell()
     watch = cell.watch()
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(anext(watch))  # type: ignore[arg-type]  # an async generator's anext is a coroutine
+        first = group.create_task(first_of(watch))
         await asyncio.sleep(0)
         assert not first.done()
         cell.set(1)
@@ -57,3 +63,14 @@ async def test_the_published_demand_is_a_copy() -> None:
     demands.clear()
     assert control.demands.value is not None
     assert len(control.demands.value) == 1
+
+
+async def test_a_closed_cell_ends_its_watches_after_the_last_value() -> None:
+    cell: Cell[int] = Cell()
+    cell.set(1)
+    watch = cell.watch()
+    assert await anext(watch) == 1
+    cell.set(2)
+    cell.close()
+    assert [value async for value in watch] == [2]
+    assert [value async for value in cell.watch()] == [2]

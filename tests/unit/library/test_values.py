@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from modelmora.errors import InvalidRequest
 from modelmora.v1 import types_pb2
 from modelmora.wire.values import from_tensor, from_value, to_value
@@ -37,7 +38,11 @@ def test_texts_and_images_round_trip_as_lists(value: Any, expected: Any) -> None
     assert from_value(to_value(value)) == expected
 
 
-@pytest.mark.parametrize("value", [[], ["a", b"b"], 7, None, {"a": 1}, np.array([object()])], ids=str)
+@pytest.mark.parametrize(
+    "value",
+    [[], ["a", b"b"], 7, None, {"a": 1}, np.array([object()])],
+    ids=["empty", "mixed", "number", "none", "mapping", "objects"],
+)
 def test_what_cannot_travel_is_refused_by_name(value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
         to_value(value, field="input.text")

@@ -1,0 +1,216 @@
+"""The worker as a process: its signals, its parent, its last words, its exit code."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from modelmora.v1 import worker_pb2, worker_pb2_grpc
+from modelmora.wire import values
+from tests.support.workers import (
+    DEADLINE_S,
+    batch,
+    entry,
+    results,
+    scripted,
+    settings_json,
+    short_folder,
+    until_exists,
+)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with short_folder() as path:
+        yield path
+
+
+def start(folder: Path, **settings: Any) -> subprocess.Popen[bytes]:
+    """A fresh process, as `python -m modelmora_worker` starts one."""
+    (folder / "settings.json").write_text(settings_json(folder, **settings))
+    command = [sys.executable, "-m", "modelmora_worker", "--settings", f"{folder}/settings.json"]
+    with (folder / "log").open("wb") as log:
+        return subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+
+
+@asynccontextmanager
+async def started(folder: Path, **settings: Any) -> AsyncIterator[subprocess.Popen[bytes]]:
+    process = start(folder, **settings)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@asynccontextmanager
+async def connected(folder: Path) -> AsyncIterator[Any]:
+    await until_exists(folder / "w.sock")
+    async with grpc.aio.insecure_channel(f"unix:{folder}/w.sock") as channel:
+        stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        async with asyncio.timeout(DEADLINE_S):
+            async for update in stub.Status(worker_pb2.StatusRequest()):
+                if update.phase >= worker_pb2.WORKER_PHASE_SERVING:
+                    break
+        yield stub
+
+
+async def ended(process: subprocess.Popen[bytes]) -> int:
+    return await asyncio.to_thread(process.wait, DEADLINE_S)
+
+
+async def gone(pid: int) -> None:
+    """Waits until no process has that pid, or only a dead one that its new parent has not collected yet."""
+    async with asyncio.timeout(DEADLINE_S):
+        while state(pid) not in {"", "Z"}:  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0.02)
+
+
+def state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+@pytest.mark.req("REQ-LIFE-005a", "REQ-LIFE-005b", "RM-1.3e", "ENT-3")
+async def test_one_process_a_model_and_its_end_unloads_it(folder: Path) -> None:
+    async with started(folder) as process, connected(folder) as stub:
+        call = stub.Process()
+        await call.write(batch(entry(1)))
+        [result] = (await results(call, 1)).values()
+        assert values.from_values(result.output.values)["pid"][0] == process.pid != os.getpid()
+        await stub.Drain(worker_pb2.DrainRequest())
+        assert await ended(process) == 0
+        assert not (folder / "w.sock").exists()
+
+
+@pytest.mark.req("IMP-1")
+async def test_sigterm_finishes_what_runs_then_ends_with_0(folder: Path) -> None:
+    async with started(folder) as process, connected(folder) as stub:
+        call = stub.Process()
+        await call.write(batch(entry(1, started=f"{folder}/started", until=f"{folder}/go")))
+        await until_exists(folder / "started")
+        process.terminate()
+        async with asyncio.timeout(DEADLINE_S):
+            async for update in stub.Status(worker_pb2.StatusRequest()):
+                if update.phase == worker_pb2.WORKER_PHASE_DRAINING:
+                    break
+        (folder / "go").touch()
+        assert (await results(call, 1))[1].HasField("output")
+        assert await ended(process) == 0
+        assert not (folder / "w.sock").exists()
+
+
+async def test_a_second_sigterm_ends_at_once(folder: Path) -> None:
+    async with started(folder, drain_timeout_s=3600.0) as process, connected(folder) as stub:
+        call = stub.Process()
+        await call.write(batch(entry(1, started=f"{folder}/started", until=f"{folder}/never")))
+        await until_exists(folder / "started")
+        process.terminate()
+        async with asyncio.timeout(DEADLINE_S):
+            async for update in stub.Status(worker_pb2.StatusRequest()):
+                if update.phase == worker_pb2.WORKER_PHASE_DRAINING:
+                    break
+        process.terminate()
+        assert await ended(process) == 0
+
+
+async def test_sigterm_while_it_loads_ends_with_0(folder: Path) -> None:
+    parameters = {"started": f"{folder}/started", "until": f"{folder}/never"}
+    health = {"inference": {"input": {"text": "test"}, "parameters": parameters}}
+    async with started(folder, deployment=scripted(folder, health=health)) as process:
+        await until_exists(folder / "started")
+        process.terminate()
+        assert await ended(process) == 0
+        assert not (folder / "w.sock").exists()
+
+
+async def test_ctrl_c_is_the_parents_business(folder: Path) -> None:
+    async with started(folder) as process, connected(folder) as stub:
+        process.send_signal(signal.SIGINT)
+        call = stub.Process()
+        await call.write(batch(entry(1)))
+        assert (await results(call, 1))[1].HasField("output")
+
+
+@pytest.mark.req("RM-1.3e", "IMP-1")
+async def test_a_killed_parent_takes_its_worker_with_it(folder: Path) -> None:
+    (folder / "settings.json").write_text(settings_json(folder, exit_with_parent=True))
+    program = (
+        "import subprocess, sys, time\n"
+        f"w = subprocess.Popen([sys.executable, '-m', 'modelmora_worker', '--settings', '{folder}/settings.json'])\n"
+        "print(w.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)  # noqa: ASYNC220 - short
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    try:
+        async with connected(folder):
+            pass
+        parent.kill()
+        parent.wait()
+        await gone(pid)
+        assert not (folder / "w.sock").exists()
+    finally:
+        parent.stdout.close()
+        parent.kill()
+        if state(pid) not in {"", "Z"}:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.req("REQ-LIFE-010a")
+async def test_a_failed_load_leaves_its_reason_and_ends_with_1(folder: Path) -> None:
+    deployment = scripted(folder, model={"source": {"uri": "file:///nowhere/at/all"}})
+    async with started(folder, deployment=deployment) as process:
+        assert await ended(process) == 1
+        words = json.loads((folder / "last-words.json").read_text())
+        assert words["reason"] == "SourceNotFound"
+        assert words["where"] == "fetch"
+        assert "/nowhere/at/all" in words["message"]
+        assert words["remedy"]
+        assert "Traceback" not in (folder / "log").read_text()
+        assert not (folder / "w.sock").exists()
+
+
+@pytest.mark.req("LC-36")
+async def test_a_package_that_an_engine_needs_is_named(folder: Path) -> None:
+    deployment = scripted(folder, engine="import a_package_that_nobody_has\n")
+    async with started(folder, deployment=deployment) as process:
+        assert await ended(process) == 1
+        words = json.loads((folder / "last-words.json").read_text())
+        assert words["reason"] == "MissingDependency"
+        assert "a_package_that_nobody_has" in words["message"]
+        assert "install" in words["remedy"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("drain_timeout_s", -1), ("deployment", {"kind": "Pod"}), ("nonsense", 1)])
+async def test_a_wrong_setting_is_named(folder: Path, name: str, value: object) -> None:
+    async with started(folder, **{name: value}) as process:
+        assert await ended(process) == 1
+        log = (folder / "log").read_text()
+        assert "worker.not_started" in log
+        assert "Traceback" not in log
+
+
+async def test_the_memory_of_a_worker_is_its_own(folder: Path) -> None:
+    """What Status tells is of that process, not of its parent."""
+    async with started(folder) as process, connected(folder) as stub:
+        update = await stub.Status(worker_pb2.StatusRequest()).read()
+        assert update.pid == process.pid
+        assert 0 < update.memory_bytes <= rss(process.pid)
+
+
+def rss(pid: int) -> int:
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024

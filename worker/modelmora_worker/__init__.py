@@ -1,0 +1,1 @@
+"""One process that owns one model and its device."""

@@ -1,0 +1,149 @@
+"""The process around a worker: signals, the parent's end, the last words, the exit code.
+
+`run` is what a fork calls, and `main` what `python -m modelmora_worker` calls. Both end the process by `os._exit`: what
+an interpreter does at its end takes long beside torch, and the kernel gives back everything anyway.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+import structlog
+
+from modelmora.errors import InternalError, ModelMoraError
+from modelmora.telemetry import configure_logging
+from modelmora_worker.lifecycle import Failure
+from modelmora_worker.server import Worker
+from modelmora_worker.settings import WorkerSettings, read
+from modelmora_worker.stopping import Stopping
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+_LONGEST_MESSAGE: Final = 1500  # characters; a termination message has 4096 bytes in all
+_PARENT_CHECK_S: Final = 0.5
+_log = structlog.get_logger(__name__)
+
+
+def run(settings_json: str) -> NoReturn:
+    """Serves as the settings say, then ends the process."""
+    _end(_run(lambda: read(settings_json)))
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Reads the settings from the file that the command line names, and from the environment; then as `run`."""
+    parser = argparse.ArgumentParser(prog="python -m modelmora_worker", description="Serves one model.")
+    parser.add_argument("--settings", type=Path, help="a JSON file; without it, MODELMORA_WORKER_… variables")
+    file: Path | None = parser.parse_args(arguments).settings
+    _end(_run(lambda: read(file.read_text(encoding="utf-8") if file else None)))
+
+
+def _run(read_settings: Callable[[], WorkerSettings]) -> int:
+    started = time.time()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides what it means
+    message_path: Path | None = None
+    configure_logging()  # until the settings say otherwise
+    try:
+        settings = read_settings()
+        message_path = settings.termination_message_path
+        configure_logging(log_format=settings.log_format, level=settings.log_level.upper())
+        failure = asyncio.run(_serve(settings, started))
+    except ModelMoraError as error:
+        failure = Failure(type(error).__name__, error.message, error.context.remedy, "start")
+        _log.error("worker.not_started", reason=failure.reason, message=failure.message, remedy=failure.remedy)
+    except Exception as error:  # noqa: BLE001 - the top of the process
+        _log.exception("worker.bug")
+        failure = Failure(InternalError.__name__, f"{type(error).__name__}: {error}", "see the worker's log", "start")
+    if failure is None:
+        return EXIT_DONE
+    _leave_message(message_path, failure)
+    return EXIT_FAILED
+
+
+async def _serve(settings: WorkerSettings, started: float) -> Failure | None:
+    structlog.contextvars.bind_contextvars(model=settings.model_id, worker=settings.worker_id)
+    _say_failed_preload()
+    stopping = Stopping(settings.drain_timeout_s)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.signalled)
+    worker = Worker(settings, stopping)
+    if settings.started_at is not None:
+        worker.spawned(max(0.0, started - settings.started_at))
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(_watch_parent(settings, stopping), name="parent")
+        failure = await worker.run()
+        watching.cancel()
+    return failure
+
+
+def _say_failed_preload() -> None:
+    preload = sys.modules.get("modelmora_worker.preload")  # there only if the parent imported it before the fork
+    if preload is not None and preload.failure:
+        _log.warning("worker.preload_failed", cause=preload.failure)
+
+
+async def _watch_parent(settings: WorkerSettings, stopping: Stopping) -> None:
+    """Ends the worker with its parent: by the parent's sentinel in a fork, by its pid in a fresh process."""
+    if not settings.exit_with_parent:
+        return
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        await _readable(parent.sentinel)
+    else:
+        await _ended(settings.parent_pid or os.getppid())
+    _log.warning("worker.parent_ended")
+    stopping.end_now()
+
+
+async def _ended(pid: int) -> None:
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:  # it has ended, or this kernel has no such handles
+        while os.getppid() == pid:  # noqa: ASYNC110 - no event comes
+            await asyncio.sleep(_PARENT_CHECK_S)
+        return
+    try:
+        if os.getppid() == pid:
+            await _readable(handle)
+    finally:
+        os.close(handle)
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(descriptor, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _leave_message(path: Path | None, failure: Failure) -> None:
+    """The last words, for whoever started this process."""
+    if path is None:
+        return
+    words = {
+        "reason": failure.reason,
+        "message": failure.message[:_LONGEST_MESSAGE],
+        "remedy": failure.remedy[:_LONGEST_MESSAGE],
+        "where": failure.where,
+    }
+    try:
+        path.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+    except OSError:
+        traceback.print_exc()
+
+
+def _end(code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,180 @@
+"""The life of the process: listen, load, serve, drain, end. What `Worker.run` opens is closed when it returns.
+
+It listens before any library of models is imported, so that whoever started it sees at once that it lives, and what it
+is doing.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Final
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2_grpc
+
+from modelmora.errors import AddressInUse, LoadError
+from modelmora.v1 import worker_pb2_grpc
+from modelmora_worker import memory
+from modelmora_worker.engines import Engine
+from modelmora_worker.entries import EntryQueue
+from modelmora_worker.lifecycle import DRAINING, SERVING, Failure, Lifecycle
+from modelmora_worker.loading import load
+from modelmora_worker.proving import prove
+from modelmora_worker.service import WorkerService
+from modelmora_worker.settings import WorkerSettings, socket_path
+from modelmora_worker.stopping import Stopping
+
+_GOODBYE_S: Final = 1.0  # for the last messages of open streams
+_log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One model, from its deployment to the end of the process."""
+
+    def __init__(self, settings: WorkerSettings, stopping: Stopping) -> None:
+        self._settings = settings
+        self._stopping = stopping
+        self._lifecycle = Lifecycle()
+        self._queue = EntryQueue(settings.model_id, settings.worker_id, settings.max_queued_entries)
+        self._service = WorkerService(
+            queue=self._queue,
+            lifecycle=self._lifecycle,
+            stopping=stopping,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
+
+    def spawned(self, seconds: float) -> None:
+        """How long it took from the parent's wish to this program."""
+        self._lifecycle.took("spawn", seconds)
+
+    async def run(self) -> Failure | None:
+        """Serves until it is to stop; why it ended, if not by a wish.
+
+        Raises:
+            AddressInUse: it cannot listen.
+        """
+        async with self._listening(), asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._live(), name="life")
+            others = [
+                tasks.create_task(self._stopping.wished(), name="wish"),
+                tasks.create_task(self._keep_measuring(), name="memory"),
+            ]
+            await asyncio.wait({life, others[0]}, return_when=asyncio.FIRST_COMPLETED)
+            failure = life.result() if life.done() else None
+            await (self._fail(failure) if failure else self._drain())
+            for task in (life, *others):
+                task.cancel()
+        return failure
+
+    @asynccontextmanager
+    async def _listening(self) -> AsyncIterator[None]:
+        listeners = self._listeners()
+        try:
+            for listener in listeners:
+                await listener.start()
+            _log.info("worker.listening", address=self._settings.address)
+            yield
+        finally:
+            self._queue.close("has ended")
+            self._queue.abandon()
+            self._service.end_streams()
+            self._lifecycle.end()
+            await asyncio.gather(*(listener.stop(_GOODBYE_S) for listener in listeners))
+            self._device.shutdown(wait=False, cancel_futures=True)
+            for path in socket_path(self._settings.address), socket_path(self._settings.health_address or ""):
+                if path is not None:
+                    path.unlink(missing_ok=True)
+
+    def _listeners(self) -> list[grpc.aio.Server]:
+        size = self._settings.max_message_bytes
+        options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
+        main = _listener(self._settings.address, options)
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, main)
+        listeners = [main]
+        if self._settings.health_address:
+            listeners.append(_listener(self._settings.health_address, []))
+        for listener in listeners:
+            health_pb2_grpc.add_HealthServicer_to_server(self._lifecycle.health, listener)
+        return listeners
+
+    async def _live(self) -> Failure:
+        """Loads, then serves; returns only with a failure, ends by cancellation."""
+        engine = await load(self._settings, self._lifecycle, self._device)
+        if isinstance(engine, Failure):
+            return engine
+        async with asyncio.TaskGroup() as tasks:
+            answering = tasks.create_task(self._queue.run(engine, self._device), name="engine")
+            await self._measure()  # what a model needs is known when it is said to serve
+            self._queue.open()
+            self._lifecycle.advance(SERVING)
+            failure = await self._until_unsound(engine)
+            answering.cancel()
+        return failure
+
+    async def _until_unsound(self, engine: Engine) -> Failure:
+        """Repeats the test inference as often as the deployment says."""
+        interval_s = self._settings.deployment.spec.health.interval_seconds or math.inf
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._device, lambda: prove(engine, self._settings.deployment)
+                )
+            except LoadError as error:
+                return Failure.of(error, "serve")
+
+    async def _drain(self) -> None:
+        self._queue.close("is draining")
+        self._lifecycle.advance(DRAINING)
+        async with asyncio.TaskGroup() as tasks:
+            waits = [
+                tasks.create_task(self._queue.drained(), name="drained"),
+                tasks.create_task(self._stopping.now(), name="now"),
+            ]
+            await asyncio.wait(waits, timeout=self._stopping.drain_timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _fail(self, failure: Failure) -> None:  # a step of run, as _drain
+        self._queue.close(f"cannot serve: {failure.message}")
+        self._lifecycle.fail(failure)
+        _log.error(
+            "worker.failed",
+            reason=failure.reason,
+            where=failure.where,
+            message=failure.message,
+            remedy=failure.remedy,
+        )
+
+    async def _keep_measuring(self) -> None:
+        while True:
+            await self._measure()
+            await asyncio.sleep(self._settings.status_interval_s)
+
+    async def _measure(self) -> None:
+        measured = await asyncio.to_thread(memory.measure)
+        self._lifecycle.measured(used=measured.used, vram=measured.vram)
+
+
+def _listener(address: str, options: list[tuple[str, int]]) -> grpc.aio.Server:
+    listener = grpc.aio.server(options=[*options, ("grpc.so_reuseport", 0)])
+    try:
+        bound = listener.add_insecure_port(address)
+    except RuntimeError as error:
+        raise _in_use(address) from error
+    if not bound:
+        raise _in_use(address)
+    return listener
+
+
+def _in_use(address: str) -> AddressInUse:
+    return AddressInUse(
+        f"the worker cannot listen on {address}",
+        field="address",
+        endpoint=address,
+        remedy="name a free port, or a socket in an existing folder with a path under 108 characters",
+    )
