@@ -1,0 +1,159 @@
+"""Whether a request is one: its own fields, before anything is asked about its model. Values in, errors out, no I/O.
+
+Only what is cheap to see is looked at here; whether a tensor's bytes fit its shape, the worker finds out.
+"""
+
+import math
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Value as StructValue
+
+from modelmora.errors import InvalidRequest, PayloadTooLarge
+from modelmora.v1.types_pb2 import Value
+
+MAX_PARAMETER_DEPTH: Final = 16
+
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+_INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one request may hold."""
+
+    max_text_chars: int
+    max_items: int
+
+
+def check_input(values: Mapping[str, Value], limits: Limits) -> None:
+    """Refuses an input without values, a value without items, and too much of either.
+
+    Raises:
+        InvalidRequest: something is missing.
+        PayloadTooLarge: a text, or the number of texts or images, is over its limit.
+    """
+    if not values:
+        raise InvalidRequest(
+            "the request has no input", field="input", remedy='give at least one input, for example {"text": "hello"}'
+        )
+    for name, value in values.items():
+        if not _INPUT_NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"an input has the name {name[:80]!r}",
+                field="input",
+                remedy="use up to 64 letters, digits, '_', '-' and '.', beginning with a letter or '_'",
+            )
+        _check_value(value, field=f"input.{name}", limits=limits)
+
+
+def _check_value(value: Value, *, field: str, limits: Limits) -> None:
+    match value.WhichOneof("kind"):
+        case "text":
+            _check_count(len(value.text.items), field=field, limits=limits)
+            # The size in bytes is at least the number of characters and costs nothing to ask for.
+            if value.ByteSize() > limits.max_text_chars:
+                _check_texts(value, field=field, limits=limits)
+        case "images":
+            _check_count(len(value.images.items), field=field, limits=limits)
+        case None:
+            raise InvalidRequest(f"{field} is empty", field=field, remedy="set text, tensor or images")
+
+
+def _check_count(count: int, *, field: str, limits: Limits) -> None:
+    if not count:
+        raise InvalidRequest(f"{field} is an empty list", field=field, remedy="give at least one item")
+    if count > limits.max_items:
+        raise PayloadTooLarge(
+            f"{field} has {count} items; at most {limits.max_items} are allowed",
+            field=field,
+            remedy="send several requests, or raise the setting max_items",
+        )
+
+
+def _check_texts(value: Value, *, field: str, limits: Limits) -> None:
+    longest = max(len(text) for text in value.text.items)
+    if longest > limits.max_text_chars:
+        raise PayloadTooLarge(
+            f"a text of {field} has {longest} characters; at most {limits.max_text_chars} are allowed",
+            field=field,
+            remedy="send shorter texts, or raise the setting max_text_chars",
+        )
+
+
+def check_parameters(parameters: Struct | None) -> None:
+    """Refuses what is nested so deeply that a worker could not read it: it would end the stream for all others.
+
+    Raises:
+        InvalidRequest: deeper than MAX_PARAMETER_DEPTH.
+    """
+    if parameters is not None and any(not _shallow(value, MAX_PARAMETER_DEPTH) for value in parameters.fields.values()):
+        raise InvalidRequest(
+            f"parameters are nested more than {MAX_PARAMETER_DEPTH} deep",
+            field="parameters",
+            remedy="send names with plain values",
+        )
+
+
+def _shallow(value: StructValue, depth: int) -> bool:
+    if not depth:
+        return False
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return all(_shallow(inner, depth - 1) for inner in value.struct_value.fields.values())
+        case "list_value":
+            return all(_shallow(inner, depth - 1) for inner in value.list_value.values)
+    return True
+
+
+def check_timeout(timeout_s: float | None) -> None:
+    """Refuses a timeout that is no time span.
+
+    Raises:
+        InvalidRequest: zero, negative, or not a number.
+    """
+    if timeout_s is not None and not (timeout_s > 0 and math.isfinite(timeout_s)):
+        raise InvalidRequest(
+            f"timeoutSeconds is {timeout_s:g}",
+            field="timeoutSeconds",
+            remedy="give a number of seconds above 0, or leave it out for the model's own timeout",
+        )
+
+
+def request_id(given: str) -> str:
+    """The caller's name for the request, or a new one.
+
+    Raises:
+        InvalidRequest: a name that would not fit on one line of a log.
+    """
+    if not given:
+        return uuid.uuid4().hex
+    if not _REQUEST_ID.fullmatch(given):
+        raise InvalidRequest(
+            "the request id is too long or has characters that are not visible ASCII",
+            field="requestId",
+            remedy="use 1 to 128 visible ASCII characters without spaces, or leave it out",
+        )
+    return given
+
+
+def namespace(given: str, default: str) -> str:
+    """The namespace that a request is about.
+
+    Raises:
+        InvalidRequest: no name of a namespace.
+    """
+    if not given:
+        return default
+    if not _NAMESPACE.fullmatch(given):
+        raise InvalidRequest(
+            f"{given[:80]!r} is not the name of a namespace",
+            field="modelmora-namespace",
+            remedy="use lower-case letters, digits and '-', at most 63 characters",
+        )
+    return given

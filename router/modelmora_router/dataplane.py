@@ -1,0 +1,232 @@
+"""The router without its protocols: what the edges ask of it, each in one call.
+
+A request is checked, resolved to a deployment, which is wanted from then on, and goes through the lane of it.
+"""
+
+import asyncio
+import importlib.metadata
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from modelmora.control import Control
+from modelmora.errors import (
+    DeadlineExceeded,
+    ModelBusy,
+    ModelMoraError,
+    ServerError,
+    ServerUnavailable,
+    WorkerUnavailable,
+)
+from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState
+from modelmora_router import admission
+from modelmora_router.calls import Answer, InferenceCall
+from modelmora_router.catalog import page
+from modelmora_router.fleet import Fleet
+from modelmora_router.settings import RouterSettings
+from modelmora_router.tickets import LaneStatistics
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """A model as this router sees it."""
+
+    deployment: ModelDeployment
+    lane: LaneStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class SystemView:
+    """The router and what it serves."""
+
+    version: str
+    started_at: datetime
+    components: dict[str, str]  # "ready", or why not
+    models: tuple[ModelView, ...]
+
+    @property
+    def ready(self) -> bool:
+        return all(state == "ready" for state in self.components.values())
+
+
+class DataPlane:
+    """Holds, orders and forwards requests."""
+
+    def __init__(self, settings: RouterSettings, control: Control) -> None:
+        self._settings = settings
+        self._limits = admission.Limits(max_text_chars=settings.max_text_chars, max_items=settings.max_items)
+        self._fleet = Fleet(settings, control)
+        self._draining = False
+        self._started_at = datetime.now(UTC)
+        self._version = importlib.metadata.version("modelmora")
+
+    @property
+    def version(self) -> str:
+        """Of ModelMora."""
+        return self._version
+
+    # ------------------------------------------------------------------------------------------------ for the edges
+
+    async def infer(self, call: InferenceCall) -> Answer:
+        """The answer of the model to the call.
+
+        Raises:
+            ModelMoraError: why there is none; it names the model and the request.
+        """
+        try:
+            self._refuse_when_draining()
+            admission.check_timeout(call.timeout_s)
+            admission.check_parameters(call.parameters)
+            admission.check_input(call.input, self._limits)
+            answer = await self._fleet.use(call.namespace, call.ref).infer(call)
+        except ModelMoraError as error:
+            self._log_failed(call, error)
+            raise error.located(model_id=call.ref.model_id, request_id=call.request_id) from error.__cause__
+        self._log_completed(answer)
+        return answer
+
+    def models(self, namespace: str, *, task: str, size: int, token: str) -> tuple[list[ModelView], str]:
+        """A page of the namespace's models, and the token of the next.
+
+        Raises:
+            InvalidRequest: a page that cannot be.
+        """
+        found = page(self._fleet.catalog.listed(namespace, task), size=size, token=token)
+        return [self._view(deployment) for deployment in found.models], found.next_token
+
+    def model(self, namespace: str, ref: ModelRef) -> ModelView:
+        """One model.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        return self._view(self._fleet.catalog.resolve(namespace, ref))
+
+    async def load(self, namespace: str, ref: ModelRef) -> ModelView:
+        """Wakes the model, and returns once it serves.
+
+        Raises:
+            ModelNotFound, ModelSuspended, ModelUnhealthy, ColdStartTimeout: it will not, or not in time.
+        """
+        self._refuse_when_draining()
+        lane = self._fleet.use(namespace, ref)
+        await lane.until_serving()
+        return self._view(await self._reported(lane.deployment, lambda status: status.ready_replicas > 0))
+
+    async def unload(self, namespace: str, ref: ModelRef) -> ModelView:
+        """Lets the model go to zero now, and returns once its workers have ended.
+
+        Raises:
+            ModelNotFound: there is none.
+            ModelBusy: requests use it, or it must have replicas.
+            DeadlineExceeded: the workers did not end in time.
+        """
+        deployment = self._fleet.catalog.resolve(namespace, ref)
+        self._refuse_busy(deployment)
+        self._fleet.dismiss(deployment)
+        try:
+            async with asyncio.timeout(self._settings.unload_timeout_s):
+                while self._fleet.has_workers(deployment):
+                    self._refuse_busy(deployment)
+                    await self._fleet.change()
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the workers of model {deployment.model_id!r} took over {self._settings.unload_timeout_s:g} s to end",
+                model_id=deployment.model_id,
+                remedy="look at its status: they may still be draining",
+            ) from None
+        return self._view(await self._reported(deployment, lambda status: status.replicas == 0))
+
+    async def _reported(
+        self, deployment: ModelDeployment, wanted: Callable[[ModelDeploymentStatus], bool]
+    ) -> ModelDeployment:
+        return await self._fleet.until_reported(deployment, wanted, within_s=self._settings.report_s)
+
+    def system(self) -> SystemView:
+        """Everything, loaded models first."""
+        views = [self._view(deployment) for deployment in self._fleet.catalog.everywhere()]
+        views.sort(key=lambda view: view.deployment.status.state != ModelState.LOADED)
+        return SystemView(self._version, self._started_at, self.components(), tuple(views))
+
+    def components(self) -> dict[str, str]:
+        """What must be ready before the router is, by name."""
+        heard = {name: "ready" if known else "not yet heard of" for name, known in self._fleet.heard().items()}
+        return {"router": "draining" if self._draining else "ready", **heard}
+
+    def _refuse_when_draining(self) -> None:
+        if self._draining:
+            raise ServerUnavailable(
+                "the server is about to end", remedy="send the request again in a moment", retry_after_s=1.0
+            )
+
+    def _refuse_busy(self, deployment: ModelDeployment) -> None:
+        model_id = deployment.model_id
+        if deployment.spec.scaling.min_replicas:
+            raise ModelBusy(
+                f"model {model_id!r} keeps {deployment.spec.scaling.min_replicas} replicas",
+                model_id=model_id,
+                field="spec.scaling.minReplicas",
+                remedy="set spec.scaling.minReplicas to 0, or spec.suspend to true",
+            )
+        if self._fleet.statistics(deployment).outstanding:
+            raise ModelBusy(
+                f"requests for model {model_id!r} wait or run",
+                model_id=model_id,
+                remedy="unload it when they are answered",
+                retry_after_s=self._settings.retry_after_s,
+            )
+
+    def _log_failed(self, call: InferenceCall, error: ModelMoraError) -> None:
+        # What callers do wrong, and refusals under load, come in floods: they are not news.
+        tell = log.warning if isinstance(error, ServerError | WorkerUnavailable) else log.debug
+        tell("request failed", model=call.ref.model_id, request_id=call.request_id, code=error.code, why=error.message)
+
+    def _log_completed(self, answer: Answer) -> None:
+        if answer.total_ms > self._settings.slow_request_s * 1e3:
+            log.warning(
+                "request was slow",
+                model=answer.model_id,
+                request_id=answer.request_id,
+                queue_ms=round(answer.queue_ms),
+                inference_ms=round(answer.inference_ms),
+            )
+
+    def _view(self, deployment: ModelDeployment) -> ModelView:
+        return ModelView(deployment, self._fleet.statistics(deployment))
+
+    # ------------------------------------------------------------------------------------------------ for the server
+
+    async def run(self) -> None:
+        """Works until cancelled."""
+        await self._fleet.run()
+
+    async def until_ready(self) -> None:
+        """Returns once the first deployments and workers are known."""
+        await self._fleet.until_ready()
+
+    async def drain(self) -> None:
+        """Takes nothing new, and returns when nothing is left or the drain time is over."""
+        self._draining = True
+        started = time.monotonic()
+        log.info("draining", models=sum(lane.busy for lane in self._fleet.lanes()))
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                for lane in self._fleet.lanes():
+                    await lane.until_empty()
+        except TimeoutError:
+            log.warning("requests were left at the end of the drain time")
+        self._close_all()  # tells those that are left, and those that wait for a load
+        log.info("drained", seconds=round(time.monotonic() - started, 3))
+
+    def _close_all(self) -> None:
+        for lane in self._fleet.lanes():
+            lane.close(
+                ServerUnavailable(
+                    "the server ended before the request was answered", remedy="send it again", retry_after_s=1.0
+                )
+            )

@@ -1,0 +1,1 @@
+"""The protocols: each translates to a call and back, and decides nothing."""

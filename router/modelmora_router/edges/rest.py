@@ -1,0 +1,273 @@
+"""REST: `/api/v1` by FastAPI, health for probes, and the short paths without a version as other names of the same.
+
+Model ids hold slashes, raw or as %2F, so a path is matched with its action last: `…/models/org/name/load`.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Annotated, Any, Final, TypeVar
+
+from fastapi import APIRouter, FastAPI, Query, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from modelmora.errors import FeatureUnavailable, ModelMoraError, PayloadTooLarge, RequestCancelled
+from modelmora.spec import ModelRef
+from modelmora_router import admission
+from modelmora_router.calls import Answer, InferenceCall
+from modelmora_router.dataplane import DataPlane
+from modelmora_router.edges import schemas
+from modelmora_router.edges.problems import Envelope, add_handlers
+from modelmora_router.edges.schemas import AnswerBody, InferenceBody, ProblemBody
+from modelmora_router.edges.views import health_json, model_json, system_json
+from modelmora_router.settings import RouterSettings
+
+T = TypeVar("T")
+
+NAMESPACE_HEADER: Final = "modelmora-namespace"
+_Handler = Callable[..., Awaitable[Response]]
+
+# Method, path, what it would be, what to do instead.
+_NOT_BUILT: Final = (
+    ("POST", "/infer/{model_id:path}/async", "an asynchronous inference", "send it without /async and wait"),
+    ("GET", "/jobs/{job_id}", "a job", "send the inference without /async and wait"),
+    ("GET", "/jobs/{job_id}/result", "a job's result", "send the inference without /async and wait"),
+    ("GET", "/metrics", "metrics", "see GET /api/v1/status"),
+    ("POST", "/models", "to register a model", "add its ModelDeployment to the served files"),
+    ("POST", "/models/{model_id:path}/download", "to fetch a model ahead", "load it: that fetches it"),
+    ("POST", "/models/{model_id:path}/versions/{version}", "to choose the active version", "ask for id@version"),
+    ("PUT", "/models/{model_id:path}", "to change a model", "edit its ModelDeployment"),
+    ("DELETE", "/models/{model_id:path}", "to delete a model", "delete its ModelDeployment"),
+)
+
+
+def application(plane: DataPlane, settings: RouterSettings) -> ASGIApp:
+    """The ASGI application."""
+    app = FastAPI(
+        title="ModelMora",
+        version=plane.version,
+        description="Inference, and the models that there are. Errors are problem+json (RFC 9457) throughout.",
+        responses={"default": {"model": ProblemBody, "description": "What went wrong", "content": _PROBLEM_CONTENT}},
+    )
+    add_handlers(app)
+    edge = RestEdge(plane, settings)
+    app.include_router(edge.versioned(), prefix="/api/v1")
+    app.include_router(edge.health())
+    app.include_router(edge.aliases())
+    return Envelope(app)
+
+
+_PROBLEM_CONTENT: Final[dict[str, Any]] = {"application/problem+json": {}}
+_INFERENCE_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": InferenceBody.model_json_schema(by_alias=True)}},
+    }
+}
+
+
+class RestEdge:
+    """The handlers, and the routes that lead to them."""
+
+    def __init__(self, plane: DataPlane, settings: RouterSettings) -> None:
+        self._plane = plane
+        self._settings = settings
+
+    # ------------------------------------------------------------------------------------------------ routes
+
+    def versioned(self) -> APIRouter:
+        """What lies below /api/v1. The more special path of two comes first."""
+        router = APIRouter()
+        for method, path, what, remedy in _NOT_BUILT:
+            router.add_api_route(path, _not_built(what, remedy), methods=[method], include_in_schema=False)
+        router.add_api_route(
+            "/infer/{model_id:path}",
+            self.infer,
+            methods=["POST"],
+            response_model=AnswerBody,
+            openapi_extra=_INFERENCE_BODY,
+            tags=["inference"],
+            summary="Infer",
+        )
+        for action in ("load", "warmup"):
+            path = f"/models/{{model_id:path}}/{action}"
+            router.add_api_route(path, self.load, methods=["POST"], tags=["models"], name=action, summary="Load")
+        router.add_api_route("/models/{model_id:path}/unload", self.unload, methods=["POST"], tags=["models"])
+        router.add_api_route("/models", self.list_models, methods=["GET"], tags=["models"])
+        router.add_api_route("/models/{model_id:path}", self.get_model, methods=["GET"], tags=["models"])
+        router.add_api_route("/status", self.status, methods=["GET"], tags=["system"])
+        return router
+
+    def health(self) -> APIRouter:
+        """What probes ask."""
+        router = APIRouter(prefix="/health", tags=["health"])
+        router.add_api_route("/live", self.live, methods=["GET"])
+        router.add_api_route("/ready", self.ready, methods=["GET"])
+        router.add_api_route("/models", self.models_health, methods=["GET"])
+        router.add_api_route("", self.components, methods=["GET"])
+        return router
+
+    def aliases(self) -> APIRouter:
+        """The short paths."""
+        router = APIRouter(include_in_schema=False)
+        router.add_api_route("/models", self.list_models, methods=["GET"])
+        router.add_api_route("/infer/{model_id:path}", self.infer, methods=["POST"])
+        return router
+
+    # ------------------------------------------------------------------------------------------------ handlers
+
+    async def infer(self, request: Request, model_id: str) -> Response:
+        """Asks a model, waking it if it sleeps. `model_id` is "id" or "id@version"."""
+        received_at = time.monotonic()
+        namespace, ref = self._namespace(request), ModelRef.parse(model_id)
+        body = schemas.inference_body(await self._read(request))
+        call = InferenceCall(
+            namespace=namespace,
+            ref=ref,
+            input=schemas.input_values(body.input),
+            parameters=schemas.parameters_struct(body.parameters),
+            priority=schemas.priority_of(body.priority),
+            timeout_s=body.timeout_seconds,
+            deadline=None,
+            request_id=request.state.request_id,
+            received_at=received_at,
+        )
+        return _json_bytes(schemas.dump_json(_answer_json(await _while_connected(request, self._plane.infer(call)))))
+
+    async def list_models(
+        self,
+        request: Request,
+        task: Annotated[str, Query(description="only models of this task", max_length=253)] = "",
+        page_size: Annotated[int, Query(alias="pageSize", description="at most so many; 0 = 100")] = 0,
+        page_token: Annotated[str, Query(alias="pageToken", description="nextPageToken of the page before")] = "",
+    ) -> Response:
+        """The models of the namespace, by id and version."""
+        views, next_token = self._plane.models(self._namespace(request), task=task, size=page_size, token=page_token)
+        return _json({"models": [model_json(view) for view in views], "nextPageToken": next_token})
+
+    async def get_model(self, request: Request, model_id: str) -> Response:
+        """One model with its spec and status. `model_id` is "id" or "id@version"."""
+        view = self._plane.model(self._namespace(request), ModelRef.parse(model_id))
+        return _json(model_json(view, full=True))
+
+    async def load(self, request: Request, model_id: str) -> Response:
+        """Wakes a model and answers once it serves."""
+        work = self._plane.load(self._namespace(request), ModelRef.parse(model_id))
+        return _json(model_json(await _while_connected(request, work), full=True))
+
+    async def unload(self, request: Request, model_id: str) -> Response:
+        """Lets a model go to zero now, and answers once its workers have ended."""
+        work = self._plane.unload(self._namespace(request), ModelRef.parse(model_id))
+        return _json(model_json(await _while_connected(request, work), full=True))
+
+    async def status(self) -> Response:
+        """The router, and the models that it serves, loaded ones first."""
+        return _json(system_json(self._plane.system()))
+
+    async def live(self) -> Response:
+        """200 while the process works."""
+        return _json({"status": "alive"})
+
+    async def ready(self) -> Response:
+        """200 when requests are taken, else 503."""
+        ready = all(state == "ready" for state in self._plane.components().values())
+        return self._health_answer("ready" if ready else "not ready", ok=ready)
+
+    async def components(self) -> Response:
+        """200 with the state of each component."""
+        ready = all(state == "ready" for state in self._plane.components().values())
+        return self._health_answer("healthy" if ready else "not ready", ok=True)
+
+    async def models_health(self) -> Response:
+        """Which models can be used, and why others cannot."""
+        return _json({"models": [health_json(view.deployment) for view in self._plane.system().models]})
+
+    def _health_answer(self, status: str, *, ok: bool) -> Response:
+        code = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json({"status": status, "components": self._plane.components()}, code=code)
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def _namespace(self, request: Request) -> str:
+        return admission.namespace(request.headers.get(NAMESPACE_HEADER, ""), self._settings.default_namespace)
+
+    async def _read(self, request: Request) -> bytes:
+        """The body, if it is not too large; one that says so itself is not even read."""
+        limit = self._settings.max_request_bytes
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise _too_large(limit)
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise _too_large(limit)
+        return bytes(body)
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"the body has more than {limit} bytes",
+        remedy="send less in one request, or raise the setting max_request_bytes",
+    )
+
+
+def _not_built(what: str, remedy: str) -> _Handler:
+    async def refuse() -> Response:
+        raise FeatureUnavailable(f"{what} is not in this release", remedy=remedy)
+
+    return refuse
+
+
+async def _while_connected(request: Request, work: Awaitable[T]) -> T:
+    """The result of the work, which is cancelled when the client hangs up.
+
+    Raises:
+        RequestCancelled: it hung up.
+        ModelMoraError: the work failed.
+    """
+    outcome: T | ModelMoraError
+    try:
+        async with asyncio.TaskGroup() as group:
+            watcher = group.create_task(_until_disconnected(request), name="client of a request")
+            try:
+                outcome = await work
+            except ModelMoraError as error:  # an error that left the group would leave it wrapped
+                outcome = error
+            watcher.cancel()
+    except* RequestCancelled:
+        outcome = RequestCancelled("the client hung up")
+    if isinstance(outcome, ModelMoraError):
+        raise outcome
+    return outcome
+
+
+async def _until_disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    raise RequestCancelled("the client hung up")
+
+
+def _answer_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "modelId": answer.model_id,
+        "version": answer.version,
+        "output": schemas.output_json(answer.output),
+        "timing": {
+            "queueMs": round(answer.queue_ms, 3),
+            "inferenceMs": round(answer.inference_ms, 3),
+            "totalMs": round(answer.total_ms, 3),
+        },
+        "requestId": answer.request_id,
+    }
+
+
+def _json(body: dict[str, Any], *, code: int = HTTPStatus.OK) -> Response:
+    return Response(json.dumps(body), status_code=code, media_type="application/json")
+
+
+def _json_bytes(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -1,0 +1,220 @@
+"""What there is: a lane for each deployment that was asked for, a replica for each worker, and the demand.
+
+Follows what the control says, and keeps the lanes, the replicas and the catalog in step with it.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import structlog
+
+from modelmora.control import Control, Deployments, Key, Worker, Workers
+from modelmora.errors import ModelNotFound
+from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef
+from modelmora_router.catalog import Catalog, key_of
+from modelmora_router.demand import DemandTracker, Sample
+from modelmora_router.lane import Lane
+from modelmora_router.replicas import Replica
+from modelmora_router.settings import RouterSettings
+from modelmora_router.tickets import UNUSED, LaneStatistics
+
+log = structlog.get_logger(__name__)
+
+_RESTART_S = 1.0
+
+
+class Fleet:
+    """Owns the lanes and the replicas."""
+
+    def __init__(self, settings: RouterSettings, control: Control) -> None:
+        self._settings = settings
+        self._control = control
+        self._catalog = Catalog({})
+        self._deployments: Deployments = {}
+        self._workers: Workers = {}
+        self._changed = asyncio.Event()
+        self._lanes: dict[Key, _Tended] = {}
+        self._replicas: dict[str, Replica] = {}
+        self._demand = DemandTracker(control, self._sample, interval_s=settings.demand_interval_s)
+        self._group = asyncio.TaskGroup()
+        self._heard = {"deployments": asyncio.Event(), "workers": asyncio.Event()}
+
+    @property
+    def catalog(self) -> Catalog:
+        """The deployments as they are now."""
+        return self._catalog
+
+    def heard(self) -> dict[str, bool]:
+        """What the control has told so far, by name."""
+        return {name: event.is_set() for name, event in self._heard.items()}
+
+    def lanes(self) -> list[Lane]:
+        """Those that there are now."""
+        return [tended.lane for tended in self._lanes.values()]
+
+    def use(self, namespace: str, ref: ModelRef) -> Lane:
+        """The lane of what a client asks for, whose model is wanted from now on.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        deployment = self._catalog.resolve(namespace, ref)
+        key = key_of(deployment)
+        # A refused request counts as demand too: it is what a failed model is tried again for.
+        if not deployment.spec.suspend:
+            self._demand.touch(key)
+        return self._lane(key, deployment)
+
+    def dismiss(self, deployment: ModelDeployment) -> None:
+        """The model is no longer wanted."""
+        self._demand.forget(key_of(deployment))
+
+    def statistics(self, deployment: ModelDeployment) -> LaneStatistics:
+        """Of the deployment's lane."""
+        tended = self._lanes.get(key_of(deployment))
+        return tended.lane.statistics() if tended else UNUSED
+
+    def newest(self, deployment: ModelDeployment) -> ModelDeployment:
+        """The same deployment as it is now, or as it last was."""
+        return self._deployments.get(key_of(deployment), deployment)
+
+    def has_workers(self, deployment: ModelDeployment) -> bool:
+        """Whether any worker of it is listed."""
+        key = key_of(deployment)
+        return any(worker.key == key for worker in self._workers.values())
+
+    async def change(self) -> None:
+        """Returns when something is heard of deployments or workers."""
+        await self._changed.wait()
+
+    async def until_reported(
+        self, deployment: ModelDeployment, wanted: Callable[[ModelDeploymentStatus], bool], *, within_s: float
+    ) -> ModelDeployment:
+        """The deployment as soon as its status says what is wanted, else as it is after that time.
+
+        What the router sees of its workers comes sooner than what the operator writes about them.
+        """
+        try:
+            async with asyncio.timeout(within_s):
+                while not wanted(self.newest(deployment).status):
+                    await self.change()
+        except TimeoutError:
+            log.debug("status does not follow", model=deployment.model_id)
+        return self.newest(deployment)
+
+    async def run(self) -> None:
+        """Follows the control until cancelled."""
+        async with self._group as group:
+            group.create_task(self._follow_deployments(), name="deployments")
+            group.create_task(self._follow_workers(), name="workers")
+            group.create_task(self._publish_demand(), name="demand")
+
+    async def until_ready(self) -> None:
+        """Returns once the first deployments and workers are known."""
+        for event in self._heard.values():
+            await event.wait()
+
+    # ------------------------------------------------------------------------------------------------ lanes
+
+    def _lane(self, key: Key, deployment: ModelDeployment) -> Lane:
+        tended = self._lanes.get(key)
+        if tended is None:
+            lane = Lane(deployment, self._settings)
+            task = self._group.create_task(lane.run(), name=f"lane of {key}")
+            tended = self._lanes[key] = _Tended(lane, task)
+        return tended.lane
+
+    def _sample(self, key: Key) -> Sample | None:
+        deployment, tended = self._deployments.get(key), self._lanes.get(key)
+        if deployment is None or deployment.spec.suspend:
+            return None
+        outstanding = tended.lane.statistics().outstanding if tended else 0
+        return Sample(outstanding, deployment.spec.scaling.scale_to_zero_after_seconds)
+
+    # ------------------------------------------------------------------------------------------------ the control
+
+    async def _follow_deployments(self) -> None:
+        async for deployments in self._control.watch_deployments():
+            self._take_deployments(deployments)
+            self._heard["deployments"].set()
+
+    def _take_deployments(self, deployments: Deployments) -> None:
+        self._deployments = deployments
+        self._catalog = Catalog(deployments)
+        for key in list(self._lanes):
+            if key not in deployments:
+                self._close_lane(key)
+            elif self._lanes[key].lane.deployment is not deployments[key]:
+                self._lanes[key].lane.update(deployments[key])
+        self._take_workers(self._workers)  # those that were listed before their deployment
+
+    def _close_lane(self, key: Key) -> None:
+        lane, task = (tended := self._lanes.pop(key)).lane, tended.task
+        self._demand.forget(key)
+        for worker_id in [worker_id for worker_id, worker in self._workers.items() if worker.key == key]:
+            if replica := self._replicas.pop(worker_id, None):
+                replica.retire()
+        lane.close(ModelNotFound(f"model {lane.deployment.model_id!r} was deleted", remedy="deploy it again"))
+        task.cancel()
+
+    async def _follow_workers(self) -> None:
+        first = True
+        async for workers in self._control.watch_workers():
+            self._take_workers(workers)
+            if first:
+                # Of those that run already, this router does not know when they were last used: just now, it says.
+                self._touch_running(workers.values())
+                first = False
+            self._heard["workers"].set()
+
+    def _touch_running(self, workers: Iterable[Worker]) -> None:
+        for worker in workers:
+            if not worker.terminating:
+                self._demand.touch(worker.key)
+
+    def _take_workers(self, workers: Workers) -> None:
+        self._workers = workers
+        for worker_id in self._replicas.keys() - workers.keys():
+            self._replicas.pop(worker_id).retire()
+        for worker_id, worker in workers.items():
+            if replica := self._replicas.get(worker_id):
+                replica.update(worker)
+            elif deployment := self._deployments.get(worker.key):
+                self._begin(worker, deployment)
+        self._announce()
+
+    def _announce(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    def _begin(self, worker: Worker, deployment: ModelDeployment) -> None:
+        lane = self._lane(worker.key, deployment)
+        replica = Replica(worker, lane, self._settings, model_id=deployment.model_id)
+        self._replicas[worker.worker_id] = replica
+        lane.attach(replica)
+        self._group.create_task(self._tend(replica, lane), name=f"replica {worker.worker_id}")
+
+    async def _tend(self, replica: Replica, lane: Lane) -> None:
+        try:
+            while not replica.retired:
+                try:
+                    await replica.run()
+                except Exception:  # the task's top: a bug in one replica must not end the router
+                    log.exception("replica failed", model=lane.deployment.model_id, worker=replica.worker_id)
+                    await asyncio.sleep(_RESTART_S)
+        finally:
+            lane.detach(replica)
+
+    async def _publish_demand(self) -> None:
+        # Before the running models are known, an empty demand would stop them.
+        await self._heard["workers"].wait()
+        await self._demand.run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tended:
+    """A lane and the task that owns it."""
+
+    lane: Lane
+    task: "asyncio.Task[None]"

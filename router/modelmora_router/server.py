@@ -1,0 +1,192 @@
+"""Opens the ports, serves until it is asked to end, drains, closes.
+
+Asked to end: readiness goes first, then nothing new is taken, what was accepted is answered within the drain time, and
+only then do the ports close. Being cancelled means the same; being cancelled once more ends at once.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+import structlog
+import uvicorn
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from modelmora.control import Control
+from modelmora.errors import AddressInUse, InvalidSettings
+from modelmora.wire.health import HealthService
+from modelmora_router.dataplane import DataPlane
+from modelmora_router.edges import grpc as grpc_edge
+from modelmora_router.edges import rest as rest_edge
+from modelmora_router.settings import RouterSettings
+
+log = structlog.get_logger(__name__)
+
+SERVICES: Final = tuple(f"modelmora.v1.{name}" for name in ("InferenceService", "RegistryService", "ManagementService"))
+_BACKLOG: Final = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where the router listens."""
+
+    host: str
+    rest_port: int
+    grpc_port: int
+
+
+async def run(
+    settings: RouterSettings,
+    control: Control,
+    *,
+    ready: Callable[[Bound], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
+    """Serves until `stop` is set or the task is cancelled, then drains; `ready` is called once requests are taken.
+
+    Raises:
+        AddressInUse: another program listens on one of the ports.
+        InvalidSettings: the host is no address of this machine.
+    """
+    plane, health = DataPlane(settings, control), HealthService(SERVICES)
+    # The ports are opened outside of the group: what keeps them from opening is not wrapped by it.
+    with _bind(settings.host, settings.rest_port, "rest_port") as listening:
+        async with _grpc_server(plane, health, settings) as grpc_port, asyncio.TaskGroup() as group:
+            follower = group.create_task(plane.run(), name="router")
+            async with _rest_server(plane, settings, listening, group):
+                bound = Bound(settings.host, rest_port=listening.getsockname()[1], grpc_port=grpc_port)
+                try:
+                    await plane.until_ready()
+                    health.set(serving=True)
+                    log.info("router serves", host=bound.host, rest_port=bound.rest_port, grpc_port=bound.grpc_port)
+                    if ready:
+                        ready(bound)
+                    await (stop or asyncio.Event()).wait()
+                finally:
+                    health.set(serving=False)
+                    await plane.drain()
+            follower.cancel()
+    log.info("router ended")
+
+
+# ------------------------------------------------------------------------------------------------ gRPC
+
+
+@asynccontextmanager
+async def _grpc_server(plane: DataPlane, health: HealthService, settings: RouterSettings) -> AsyncIterator[int]:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_request_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # else a second server would share the port instead of being refused
+        ]
+    )
+    grpc_edge.add_to(server, plane, settings)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    names = sorted(SERVICES)
+    reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
+    port = _bind_grpc(server, settings)
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(settings.close_timeout_s)
+
+
+def _bind_grpc(server: grpc.aio.Server, settings: RouterSettings) -> int:
+    # gRPC does not say why it cannot bind: a socket of our own does, and is closed again.
+    _bind(settings.host, settings.grpc_port, "grpc_port").close()
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    try:
+        return server.add_insecure_port(f"{host}:{settings.grpc_port}")
+    except RuntimeError as error:
+        raise _in_use(settings.host, settings.grpc_port, "grpc_port") from error
+
+
+# ------------------------------------------------------------------------------------------------ REST
+
+
+class _RestServer(uvicorn.Server):
+    """uvicorn without its signal handlers, and with an event for its start."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.has_started = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # signals belong to the program, not to a part of it
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.has_started.set()
+
+
+@asynccontextmanager
+async def _rest_server(
+    plane: DataPlane, settings: RouterSettings, listening: socket.socket, group: asyncio.TaskGroup
+) -> AsyncIterator[None]:
+    config = uvicorn.Config(
+        rest_edge.application(plane, settings),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.close_timeout_s)),
+    )
+    server = _RestServer(config)
+    listening.listen(_BACKLOG)
+    task = group.create_task(server.serve(sockets=[listening]), name="rest server")
+    try:
+        await server.has_started.wait()
+        yield
+    finally:
+        server.should_exit = True
+        await asyncio.wait([task], timeout=2 * settings.close_timeout_s)
+
+
+# ------------------------------------------------------------------------------------------------ ports
+
+
+def _bind(host: str, port: int, setting: str) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except socket.gaierror as error:
+        raise _no_address(host, error) from error
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno == errno.EADDRINUSE:
+            raise _in_use(host, port, setting) from error
+        raise _no_address(host, error) from error
+    return bound
+
+
+def _in_use(host: str, port: int, setting: str) -> AddressInUse:
+    return AddressInUse(
+        f"port {port} of {host} is in use by another program",
+        field=setting,
+        endpoint=f"{host}:{port}",
+        remedy=f"end that program, or choose another port with the setting {setting} (0 takes any free one)",
+    )
+
+
+def _no_address(host: str, error: OSError) -> InvalidSettings:
+    return InvalidSettings(
+        f"the router cannot listen on {host!r}: {error.strerror or error}",
+        field="host",
+        remedy="use 127.0.0.1, 0.0.0.0, or another address of this machine",
+    )

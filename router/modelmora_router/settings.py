@@ -1,0 +1,54 @@
+"""What can be set of the router: by flag, by MODELMORA_… in the environment, or by file."""
+
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+_MEBIBYTE = 1024 * 1024
+
+
+class RouterSettings(BaseSettings):
+    """The router's settings; every time is in seconds."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELMORA_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address on which REST and gRPC listen; 0.0.0.0 for every interface."""
+    rest_port: Port = 8080
+    """0 takes any free port."""
+    grpc_port: Port = 9000
+    """0 takes any free port."""
+    default_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "default"
+    """The namespace of requests that name none."""
+    max_request_bytes: Annotated[int, Field(ge=1024, le=1024 * _MEBIBYTE)] = 32 * _MEBIBYTE
+    """Larger requests are refused before they are read."""
+    max_response_bytes: Annotated[int, Field(ge=1024, le=1024 * _MEBIBYTE)] = 64 * _MEBIBYTE
+    """Larger answers of workers are refused."""
+    max_text_chars: Annotated[int, Field(ge=1)] = 1_000_000
+    """Of one text in a request."""
+    max_items: Annotated[int, Field(ge=1)] = 10_000
+    """Texts or images in one input of a request."""
+    drain_timeout_s: Seconds = 30
+    """How long accepted requests may take once the router is asked to end."""
+    close_timeout_s: Seconds = 5
+    """How long connections may take to close after that."""
+    retry_after_s: Seconds = 5
+    """What a refused caller is told to wait while a model wakes or recovers."""
+    unload_timeout_s: Seconds = 120
+    """How long an unload waits for the workers to end."""
+    report_s: Seconds = 2
+    """How long the answer to a load or unload waits for the status to say so too."""
+    demand_interval_s: Seconds = 1
+    """How often demand is looked at; a wake is published at once."""
+    connect_timeout_s: Seconds = 5
+    """How long a worker that says it serves may take to accept the call stream."""
+    linger_s: Seconds = 2
+    """How long the last results of a worker that has left are waited for."""
+    slow_request_s: Seconds = 30
+    """Requests that take longer are logged with a warning."""

@@ -1,0 +1,36 @@
+"""The router's settings."""
+
+import pytest
+from pydantic import ValidationError
+
+from modelmora_router.settings import RouterSettings
+
+
+@pytest.mark.req("REQ-DEPLOY-003")
+def test_a_flag_goes_before_the_environment_and_that_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert RouterSettings().rest_port == 8080
+    monkeypatch.setenv("MODELMORA_REST_PORT", "8181")
+    assert RouterSettings().rest_port == 8181
+    assert RouterSettings(rest_port=8282).rest_port == 8282
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        RouterSettings().rest_port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rest_port": -1},
+        {"grpc_port": 65536},
+        {"host": ""},
+        {"drain_timeout_s": 0},
+        {"retry_after_s": float("nan")},
+        {"default_namespace": "A B"},
+    ],
+    ids=str,
+)
+def test_a_setting_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        RouterSettings(**wrong)  # type: ignore[arg-type]
