@@ -97,7 +97,7 @@ class ModelMoraError(Exception):
         """The same error with those fields of its context filled in that are still empty."""
         known = {f.name: getattr(self.context, f.name) for f in fields(ErrorContext)}
         missing = {name: value for name, value in context.items() if not known[name]}
-        return type(self)(self.message, **(known | missing))  # type: ignore[arg-type]  # names are those of the fields
+        return type(self)(self.message, **(known | missing))
 
     def __reduce__(self) -> tuple[object, ...]:
         context = {f.name: getattr(self.context, f.name) for f in fields(ErrorContext)}

@@ -1,0 +1,181 @@
+"""One process that serves: the operator's tasks, the router's tasks, and the signals that end them in order.
+
+The first SIGTERM or SIGINT drains: the router answers what it accepted, then the operator ends the workers. A second
+one ends this process at once; the workers see that and end too.
+"""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final, Self
+
+import structlog
+import uvloop
+
+from modelmora.cli import settings as program_settings
+from modelmora.cli.infer import show_result
+from modelmora.cli.output import console, show_error
+from modelmora.client import AsyncClient
+from modelmora.control.local import LocalControl
+from modelmora.errors import ModelMoraError
+from modelmora.spec import ModelDeployment
+from modelmora_operator import local as operator
+from modelmora_operator.settings import OperatorSettings
+from modelmora_router import server as router
+from modelmora_router.server import Bound
+from modelmora_router.settings import RouterSettings
+
+log = structlog.get_logger(__name__)
+
+_INTERRUPTED: Final = 130
+_SERVER_FILE: Final = "server.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """Of the two parts that run in this process."""
+
+    operator: OperatorSettings
+    router: RouterSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is to be served."""
+
+    paths: Sequence[Path]
+    deployments: Sequence[ModelDeployment]
+
+
+def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSettings:
+    """Settings of both parts: default < file < environment < flag.
+
+    Raises:
+        InvalidSettings: one of them is wrong or unknown.
+    """
+    kinds = (OperatorSettings, RouterSettings)
+    values = program_settings.read_file(config, kinds) if config else {}
+    return LocalSettings(
+        operator=program_settings.read(OperatorSettings, file_values=values, flags=flags),
+        router=program_settings.read(RouterSettings, file_values=values, flags=flags),
+    )
+
+
+def run(sources: Sources, *, settings: LocalSettings, ask: str | None, worker_options: Mapping[str, str]) -> None:
+    """Serves until a signal says to end.
+
+    Raises:
+        ModelMoraError: why it cannot start.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_serve(sources, settings, ask, worker_options))
+        except BaseExceptionGroup as group:
+            raise _cause(group) from None
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of ours that a person can do something about; else the group itself."""
+    for error in group.exceptions:
+        cause = _cause(error) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(cause, ModelMoraError):
+            return cause
+    return group
+
+
+async def _serve(sources: Sources, settings: LocalSettings, ask: str | None, worker_options: Mapping[str, str]) -> None:
+    control = LocalControl()
+    stopping, workers_stopping, deployments_known = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    with _signals(stopping):
+        async with asyncio.TaskGroup() as tasks:
+            operating = operator.run(
+                settings.operator,
+                control,
+                environment=dict(os.environ),  # noqa: TID251 - read here, once
+                paths=sources.paths,
+                deployments=sources.deployments,
+                worker_options=worker_options,
+                ready=deployments_known,
+                stop=workers_stopping,
+            )
+            tasks.create_task(operating, name="operator")
+            await deployments_known.wait()
+            announced = _Announcement(settings.operator.state_dir / _SERVER_FILE, control, ask, tasks)
+            with announced:
+                await router.run(settings.router, control, ready=announced.show, stop=stopping)
+            workers_stopping.set()
+
+
+@contextmanager
+def _signals(stopping: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, _on_signal, number, stopping)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _on_signal(number: signal.Signals, stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        log.warning("ended at once", signal=number.name)
+        os._exit(_INTERRUPTED)  # the workers watch this process, and end with it
+    log.info("draining; the same signal again ends at once", signal=number.name)
+    stopping.set()
+
+
+class _Announcement:
+    """Tells people and programs where the server answers, from its start to its end."""
+
+    def __init__(self, file: Path, control: LocalControl, ask: str | None, tasks: asyncio.TaskGroup) -> None:
+        self._file = file
+        self._control = control
+        self._ask = ask
+        self._tasks = tasks
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.unlink(missing_ok=True)
+
+    def show(self, bound: Bound) -> None:
+        """Called once, when requests are taken."""
+        rest, grpc = f"{bound.host}:{bound.rest_port}", f"{bound.host}:{bound.grpc_port}"
+        draft = self._file.with_suffix(".draft")
+        draft.write_text(json.dumps({"pid": os.getpid(), "rest": rest, "grpc": grpc}) + "\n")
+        draft.replace(self._file)
+        models = list((self._control.deployments.value or {}).values())
+        lines = [
+            f"ModelMora {version('modelmora')} serves {len(models)} model{'' if len(models) == 1 else 's'}",
+            *(
+                f"  {each.model_id}@{each.version}  {each.spec.model.task}  {each.spec.model.source.uri}"
+                for each in models
+            ),
+            f"REST http://{rest} (described at /docs) · gRPC {grpc} · end with Ctrl-C",
+        ]
+        console().print("\n".join(lines), markup=False, soft_wrap=True)
+        if self._ask is not None and models:
+            self._tasks.create_task(_first_answer(grpc, models[0].model_id, self._ask), name="first answer")
+
+
+async def _first_answer(target: str, model_id: str, text: str) -> None:
+    out = console()
+    out.print(f"\nAsking {model_id}: {text}", markup=False, soft_wrap=True)
+    try:
+        async with AsyncClient(target) as client:
+            result = await client.infer(model_id, text)
+    except ModelMoraError as error:
+        show_error(error)
+        return
+    show_result(result)
+    out.print(f'Ask again: modelmora infer {model_id} "…" --server {target}', markup=False, soft_wrap=True)

@@ -1,0 +1,86 @@
+"""Settings of the programs, read once: default < file < environment (MODELMORA_…) < flag."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from modelmora.client.messages import DEFAULT_TARGET
+from modelmora.errors import InvalidSettings
+
+PREFIX: Final = "MODELMORA_"
+S = TypeVar("S", bound=BaseSettings)
+
+
+class ClientSettings(BaseSettings):
+    """How the CLI reaches a server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
+
+    server: str = Field(default=DEFAULT_TARGET, description="host:port of the server's gRPC")
+    namespace: str = Field(default="", description="whose models; empty = the server's default")
+
+
+def read_file(file: Path, kinds: Sequence[type[BaseSettings]]) -> dict[str, Any]:
+    """The settings that a YAML file gives, keys as the fields of `kinds` are called (restPort or rest_port).
+
+    Raises:
+        InvalidSettings: no such file, no mapping, or a key that none of `kinds` has.
+    """
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"{file} cannot be read: {error}", file=str(file), remedy="give a YAML file") from error
+    if not isinstance(content, dict):
+        raise InvalidSettings(f"{file} is no mapping", file=str(file), remedy="write `setting: value` lines")
+    values = {_snake(str(key)): value for key, value in content.items()}
+    known = sorted({name for kind in kinds for name in kind.model_fields})
+    for name in values:
+        if name not in known:
+            raise InvalidSettings(
+                f"{file} sets {name}, which is no setting",
+                file=str(file),
+                field=name,
+                remedy=f"known are {', '.join(known)}",
+            )
+    return values
+
+
+def read(kind: type[S], *, file_values: Mapping[str, Any], flags: Mapping[str, Any]) -> S:
+    """Settings of one kind; flags that are None were not given.
+
+    Raises:
+        InvalidSettings: a value that the field refuses; `field` says which.
+    """
+    from_file = {name: value for name, value in file_values.items() if name in kind.model_fields}
+    given = {name: value for name, value in flags.items() if value is not None and name in kind.model_fields}
+
+    class WithFile(kind):  # type: ignore[valid-type,misc]  # pydantic-settings takes its sources from a class
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the signature of pydantic-settings
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, InitSettingsSource(settings_cls, init_kwargs=from_file)
+
+    try:
+        return WithFile(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidSettings(
+            f"the setting {name} is wrong: {first['msg']}",
+            field=name,
+            remedy=f"set it by flag, by {PREFIX}{name.upper()}, or in the file given with --config",
+        ) from error
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name)

@@ -1,0 +1,96 @@
+"""The client for asyncio; create it inside the event loop that uses it."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from modelmora.client import calls, messages
+from modelmora.client.calls import Call, Stubs
+from modelmora.client.messages import DEFAULT_TARGET, InferenceResult, Input, Model, SystemStatus
+from modelmora.spec import Priority
+
+R = TypeVar("R")
+
+
+class AsyncClient:
+    """`modelmora.Client` for asyncio: the same methods, arguments and errors. Cancelling a call cancels its request."""
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, namespace: str = "", deadline_seconds: float = 300) -> None:
+        self.target = target
+        self._metadata = messages.metadata(namespace)
+        self._deadline_s = deadline_seconds
+        self._channel = grpc.aio.insecure_channel(target, options=messages.CHANNEL_OPTIONS)
+        self._stubs = Stubs(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def infer(
+        self,
+        model_id: str,
+        input: Input,  # noqa: A002 - the word of the protocol
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: Priority | str | None = None,
+        timeout_seconds: float | None = None,
+        deadline_seconds: float | None = None,
+        request_id: str = "",
+    ) -> InferenceResult:
+        """As `Client.infer`."""
+        call = calls.infer(
+            model_id,
+            input,
+            parameters=parameters,
+            priority=priority,
+            timeout_seconds=timeout_seconds,
+            request_id=request_id,
+        )
+        return await self._run(call, deadline_seconds)
+
+    async def list_models(self, *, task: str = "") -> list[Model]:
+        """As `Client.list_models`."""
+        page = await self._run(calls.list_models(task, ""))
+        models = page.models
+        while page.next_page:
+            page = await self._run(calls.list_models(task, page.next_page))
+            models += page.models
+        return models
+
+    async def get_model(self, model_id: str) -> Model:
+        """As `Client.get_model`."""
+        return await self._run(calls.get_model(model_id))
+
+    async def load(self, model_id: str) -> Model:
+        """As `Client.load`."""
+        return await self._run(calls.load(model_id))
+
+    async def unload(self, model_id: str) -> Model:
+        """As `Client.unload`."""
+        return await self._run(calls.unload(model_id))
+
+    async def status(self) -> SystemStatus:
+        """As `Client.status`."""
+        return await self._run(calls.status())
+
+    async def healthy(self) -> bool:
+        """As `Client.healthy`."""
+        return await self._run(calls.healthy())
+
+    async def _run(self, call: Call[R], deadline_seconds: float | None = None) -> R:
+        timeout = self._deadline_s if deadline_seconds is None else deadline_seconds
+        try:
+            answer = await call.method(self._stubs)(call.request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise messages.failure(error, endpoint=self.target) from None
+        return call.read(answer)

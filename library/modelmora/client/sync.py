@@ -1,0 +1,114 @@
+"""The client for threads. One channel, used by any number of them."""
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import grpc
+
+from modelmora.client import calls, messages
+from modelmora.client.calls import Call, Stubs
+from modelmora.client.messages import DEFAULT_TARGET, InferenceResult, Input, Model, SystemStatus
+from modelmora.spec import Priority
+
+R = TypeVar("R")
+
+
+class Client:
+    """Talks to one ModelMora server.
+
+    Args:
+        target: where its gRPC port is, "host:port".
+        namespace: whose models; empty = the server's default.
+        deadline_seconds: the end of every call, a cold start included; `infer` can set its own.
+
+    Every method raises a leaf of `modelmora.errors`: ServerUnavailable if nobody answers, DeadlineExceeded when it
+    takes too long.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, namespace: str = "", deadline_seconds: float = 300) -> None:
+        self.target = target
+        self._metadata = messages.metadata(namespace)
+        self._deadline_s = deadline_seconds
+        self._channel = grpc.insecure_channel(target, options=messages.CHANNEL_OPTIONS)
+        self._stubs = Stubs(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def infer(
+        self,
+        model_id: str,
+        input: Input,  # noqa: A002 - the word of the protocol
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        priority: Priority | str | None = None,
+        timeout_seconds: float | None = None,
+        deadline_seconds: float | None = None,
+        request_id: str = "",
+    ) -> InferenceResult:
+        """One request, one answer; waits while the model wakes.
+
+        Args:
+            model_id: "id", or "id@version".
+            input: a text or texts, an encoded image or images, a NumPy array, or a mapping of names to such.
+            parameters: task-specific settings of this call.
+            priority: CRITICAL, HIGH, NORMAL or LOW; the deployment's default if None.
+            timeout_seconds: how long it may take once the model can be dispatched to; the deployment's default if None.
+            deadline_seconds: the end of the call in any case.
+            request_id: your name for it in the logs.
+        """
+        call = calls.infer(
+            model_id,
+            input,
+            parameters=parameters,
+            priority=priority,
+            timeout_seconds=timeout_seconds,
+            request_id=request_id,
+        )
+        return self._run(call, deadline_seconds)
+
+    def list_models(self, *, task: str = "") -> list[Model]:
+        """All models, or those of one task."""
+        page = self._run(calls.list_models(task, ""))
+        models = page.models
+        while page.next_page:
+            page = self._run(calls.list_models(task, page.next_page))
+            models += page.models
+        return models
+
+    def get_model(self, model_id: str) -> Model:
+        """One model with its spec and status."""
+        return self._run(calls.get_model(model_id))
+
+    def load(self, model_id: str) -> Model:
+        """Wakes a model; returns once it can serve."""
+        return self._run(calls.load(model_id))
+
+    def unload(self, model_id: str) -> Model:
+        """Lets a model go to zero now; returns once its workers have ended."""
+        return self._run(calls.unload(model_id))
+
+    def status(self) -> SystemStatus:
+        """The server and its models."""
+        return self._run(calls.status())
+
+    def healthy(self) -> bool:
+        """Whether the server takes requests now."""
+        return self._run(calls.healthy())
+
+    def _run(self, call: Call[R], deadline_seconds: float | None = None) -> R:
+        timeout = self._deadline_s if deadline_seconds is None else deadline_seconds
+        try:
+            answer = call.method(self._stubs)(call.request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise messages.failure(error, endpoint=self.target) from None
+        return call.read(answer)

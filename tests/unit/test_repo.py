@@ -1,0 +1,77 @@
+"""The house: what is generated is up to date, what must be absent is absent, what must stay light is light."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("library", "operator", "router", "worker")
+
+
+def tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def files(folder: Path, pattern: str) -> dict[str, str]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_text()
+        for path in sorted(folder.rglob(pattern))
+        if path.suffix in {".py", ".pyi"}
+    }
+
+
+def test_no_part_is_a_package_itself() -> None:
+    """`operator/__init__.py` would shadow the standard library's operator for everything run from the root."""
+    assert [part for part in PARTS if (ROOT / part / "__init__.py").exists()] == []
+    result = subprocess.run([sys.executable, "-c", "import operator; operator.add"], cwd=ROOT, check=False)
+    assert result.returncode == 0
+
+
+def test_only_the_support_of_the_tests_is_a_package() -> None:
+    found = [path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("__init__.py")]
+    assert found == ["tests/support/__init__.py"]
+
+
+@pytest.mark.req("REQ-GRPC-001a", "REQ-GRPC-001b", "REQ-GRPC-001c", "RM-2.3a")
+def test_the_generated_protocol_is_that_of_the_protos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # noqa: TID251 - protoc's plugins
+    tool("generate_protos").generate(tmp_path)
+    fresh = files(tmp_path, "*_pb2*.py*")
+    kept = files(ROOT / "library", "*_pb2*.py*")
+    assert sorted(fresh) == sorted(kept)
+    assert [name for name in fresh if fresh[name] != kept[name]] == [], "run `make proto`"
+
+
+@pytest.mark.parametrize(
+    ("modules", "forbidden"),
+    [
+        (
+            "modelmora, modelmora.client, modelmora.cli.app, modelmora.spec, modelmora.wire.values",
+            "torch transformers fastapi kopf",
+        ),
+        ("modelmora_router.server, modelmora_operator.local", "torch transformers modelmora_worker"),
+        ("modelmora_worker.process", "torch transformers modelmora_router modelmora_operator fastapi"),
+        ("modelmora.__main__", "torch typer grpc pydantic modelmora.cli.app"),
+    ],
+    ids=["light-install", "router-and-operator", "worker-before-it-loads", "main-module"],
+)
+@pytest.mark.req("IMP-4")
+def test_importing_stays_light(modules: str, forbidden: str) -> None:
+    program = f"import sys, {modules}; print([name for name in {forbidden.split()} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    empty = {"utils", "util", "helpers", "common", "base", "misc"}
+    assert [path for part in PARTS for path in (ROOT / part).rglob("*.py") if path.stem in empty] == []
