@@ -8,7 +8,7 @@ PY := $(BIN)/python
 READY := .make/environment
 SOURCES := library operator router worker tests benchmarks examples tools
 
-.PHONY: help serve test test-cluster check format proto crds bench wheel clean
+.PHONY: help serve test test-cluster check format proto crds bench docs wheel clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(READY) ## run all benchmarks
 
 bench-%: $(READY)
 	$(PY) benchmarks/bench_$(subst -,_,$*).py $(ARGS)
+
+docs: $(READY) ## build the documentation site in dist/docs
+	$(BIN)/mkdocs build --strict --quiet
 
 wheel: $(READY) ## build the wheel, install it alone, and see that client and CLI work without the extras
 	tools/check-wheel

@@ -114,11 +114,9 @@ def cold_start(client: Client, model_id: str) -> dict[str, float]:
 # ------------------------------------------------------------------------------------------------ two hops
 
 
-class Echo:
+async def echo(request: types_pb2.InferenceRequest, _: object) -> types_pb2.InferenceResponse:
     """One hop and nothing else: what any gRPC service in Python costs."""
-
-    async def __call__(self, request: types_pb2.InferenceRequest, _: object) -> types_pb2.InferenceResponse:
-        return types_pb2.InferenceResponse(model_id=request.model_id, output=request.input)
+    return types_pb2.InferenceResponse(model_id=request.model_id, output=request.input)
 
 
 def serve_echo(address: str) -> None:
@@ -129,7 +127,7 @@ def serve_echo(address: str) -> None:
     async def run() -> None:
         server = grpc.aio.server()
         method = grpc.unary_unary_rpc_method_handler(
-            Echo(), types_pb2.InferenceRequest.FromString, types_pb2.InferenceResponse.SerializeToString
+            echo, types_pb2.InferenceRequest.FromString, types_pb2.InferenceResponse.SerializeToString
         )
         name = "modelmora.v1.InferenceService"
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, {"Infer": method}),))

@@ -3,6 +3,7 @@
 import json
 import platform
 import statistics
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+_WIDTH = 160
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -75,7 +77,7 @@ def publish(name: str, figures: Sequence[Figure]) -> None:
     RESULTS.mkdir(exist_ok=True)
     document = {"machine": machine(), "figures": [asdict(each) for each in figures]}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(title=f"{name}: {machine()['cpu']}, {machine()['cores']} cores")
     for column in ("figure", "value", "spread", "baseline", "goal", "holds", "samples"):
         table.add_column(column, justify="left" if column == "figure" else "right")

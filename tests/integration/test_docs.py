@@ -53,7 +53,6 @@ def test_the_manifest_is_valid() -> None:
     assert document.deployment is not None
 
 
-@pytest.mark.req("RM-1.1c")
 def test_every_link_of_the_documentation_leads_somewhere() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text())]

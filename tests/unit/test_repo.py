@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("library", "operator", "router", "worker")
@@ -75,3 +76,37 @@ def test_importing_stays_light(modules: str, forbidden: str) -> None:
 def test_no_module_has_a_name_that_says_nothing() -> None:
     empty = {"utils", "util", "helpers", "common", "base", "misc"}
     assert [path for part in PARTS for path in (ROOT / part).rglob("*.py") if path.stem in empty] == []
+
+
+@pytest.mark.req("RM-1.1a", "RM-1.1b")
+def test_one_installation_brings_every_part_with_its_types() -> None:
+    from importlib.metadata import distribution  # noqa: PLC0415 - beside what is asked of it
+
+    packages = ("modelmora", "modelmora_operator", "modelmora_router", "modelmora_worker")
+    for package in packages:
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.origin is not None
+        assert (Path(spec.origin).parent / "py.typed").exists(), package
+    extras = distribution("modelmora").metadata.get_all("Provides-Extra")
+    assert set(extras or []) == {"operator", "router", "worker", "serve", "dev"}
+
+
+@pytest.mark.req("RM-1.1c", "RM-1.1d", "RM-1.1e")
+def test_the_workflow_runs_what_anyone_can_run_here() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert "bash .ci/run" in [step.get("run") for step in steps]
+    script, makefile = (ROOT / ".ci/run").read_text(), (ROOT / "Makefile").read_text()
+    assert [f"make {target}" in script for target in ("check", "wheel", "test")] == [True] * 3
+    recipe = makefile.split("\ncheck:")[1].split("\n\n")[0]
+    assert [tool in recipe for tool in ("ruff format --check", "ruff check", "mypy", "lint-imports")] == [True] * 4
+
+
+@pytest.mark.slow
+@pytest.mark.req("RM-1.1f")
+def test_the_documentation_site_builds_without_a_warning(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "engines" / "index.html").exists()

@@ -4,7 +4,7 @@ from modelmora.errors import InvalidRequest
 from modelmora.spec import RESERVED_SEGMENTS, ModelRef, Priority, is_version, version_order
 
 
-@pytest.mark.req("API-REST-03", "C-20")
+@pytest.mark.req("API-REST-03")
 @pytest.mark.parametrize(
     "model_id", ["minilm", "sentence-transformers/all-MiniLM-L6-v2", "a/b/c", "a_b/c.d-1", "load/x"]
 )
@@ -12,7 +12,7 @@ def test_an_id_is_segments_joined_by_slashes(model_id: str) -> None:
     assert ModelRef.parse(model_id) == ModelRef(model_id, None)
 
 
-@pytest.mark.req("API-REST-03", "C-20")
+@pytest.mark.req("API-REST-03")
 @pytest.mark.parametrize(
     "text",
     [
@@ -41,7 +41,6 @@ def test_what_is_no_id_is_refused_with_the_field(text: str) -> None:
     assert len(str(caught.value)) < 400
 
 
-@pytest.mark.req("C-20")
 @pytest.mark.parametrize("word", RESERVED_SEGMENTS)
 def test_an_id_cannot_end_in_the_name_of_an_action(word: str) -> None:
     with pytest.raises(InvalidRequest, match=word):
@@ -76,7 +75,6 @@ def test_there_is_no_order_of_what_is_no_version() -> None:
         version_order("1.0")
 
 
-@pytest.mark.req("REQ-INFER-002")
 @pytest.mark.parametrize(
     ("name", "priority"),
     [("CRITICAL", 1), ("high", 2), ("Normal", 3), ("medium", 3), ("low", 4)],
