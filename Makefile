@@ -36,8 +36,9 @@ format: $(READY) ## format the code, mend what the linter can mend
 proto: $(READY) ## generate library/modelmora/v1 from protos/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(PY) tools/generate_protos.py
 
-crds: $(READY) ## generate crds/ and the field reference from modelmora.spec
+crds: $(READY) ## generate crds/ and the references in docs/ from the code
 	$(PY) tools/generate_crds.py
+	$(PY) tools/generate_settings.py
 
 bench: $(READY) ## run all benchmarks
 	@for file in benchmarks/bench_*.py; do $(PY) "$$file"; done

@@ -13,6 +13,8 @@ def _lacking() -> Iterator[tuple[str, str]]:
     """The markers of tests that cannot run on this machine, and why."""
     if not _ENVIRONMENT.get("KUBECONFIG"):
         yield "cluster", "no Kubernetes (KUBECONFIG is not set)"
+    elif not (_ENVIRONMENT.get("KUBECTL") or shutil.which("kubectl")):
+        yield "cluster", "no kubectl (neither KUBECTL nor PATH has one)"
     if shutil.which("nvidia-smi") is None:
         yield "gpu", "no NVIDIA GPU"
 

@@ -53,6 +53,13 @@ def test_the_generated_protocol_is_that_of_the_protos(tmp_path: Path, monkeypatc
     assert [name for name in fresh if fresh[name] != kept[name]] == [], "run `make proto`"
 
 
+@pytest.mark.req("REQ-DEPLOY-003")
+def test_the_reference_of_the_settings_is_that_of_the_code(tmp_path: Path) -> None:
+    tool("generate_settings").generate(tmp_path)
+    kept = (ROOT / "docs/reference/settings.md").read_text()
+    assert (tmp_path / "settings.md").read_text() == kept, "run `make crds`"
+
+
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [

@@ -3,27 +3,27 @@
 import re
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 from modelmora.errors import InvalidManifest
+from modelmora.sources import default_model_id, parse
 from modelmora.spec import ModelDeployment
 
-SCHEMES: Final = ("hf", "package", "file", "s3", "https", "pvc")
 _MODEL_FILES: Final = ("config.json", "modules.json", "model.safetensors")
 
 
 def is_source(word: str) -> bool:
     """Whether this is the URI of a model and not the path of a manifest."""
-    return urlsplit(word).scheme in SCHEMES
+    return "://" in word
 
 
 def deployment_of(uri: str, *, task: str) -> ModelDeployment:
     """The deployment for a bare source; its id is the repository, the package or the folder.
 
     Raises:
-        InvalidManifest: nothing of the URI can be a name, or it is no URI that a manifest may have.
+        InvalidSource: no URI that can be fetched.
+        InvalidManifest: nothing of the URI can be a name.
     """
-    model_id = model_id_of(uri)
+    model_id = default_model_id(parse(uri))
     manifest = {
         "apiVersion": "modelmora.io/v1alpha1",
         "kind": "ModelDeployment",
@@ -31,17 +31,6 @@ def deployment_of(uri: str, *, task: str) -> ModelDeployment:
         "spec": {"model": {"id": model_id, "task": task, "source": {"uri": uri}}},
     }
     return ModelDeployment.parse(manifest, file=uri)
-
-
-def model_id_of(uri: str) -> str:
-    """The id under which a bare source is served: org/name, the package, the name of the folder or file."""
-    parts = urlsplit(uri)
-    path = parts.path.strip("/").partition("@")[0]
-    if parts.scheme == "hf":
-        return f"{parts.netloc}/{path}"
-    if parts.scheme == "package":
-        return parts.netloc
-    return path.rpartition("/")[2] or parts.netloc
 
 
 def _object_name(model_id: str) -> str:

