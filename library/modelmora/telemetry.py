@@ -16,6 +16,13 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
+class LogLevel(StrEnum):
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
 def configure_logging(*, log_format: LogFormat = LogFormat.AUTO, level: str = "INFO") -> None:
     """Sends everything that is logged in this process to stderr."""
     people = resolved(log_format) is LogFormat.CONSOLE

@@ -28,9 +28,10 @@ SUSPENDED: Final = "Suspended"
 DUPLICATE_VERSION: Final = "DuplicateVersion"
 WAITING_TO_RETRY: Final = "WaitingToRetry"
 
-# What only an edit heals: of the manifest, or of the installation.
+# What only an edit heals: of the manifest, or of the installation; and what had the time that the manifest gave it.
 _BEYOND_TIME: Final = frozenset(
     {"ChecksumMismatch", "InvalidEngine", "InvalidSource", "MissingDependency", "UnsafeWeights"}
+    | {"ProgressDeadlineExceeded"}
 )
 _BEFORE_FETCHED: Final = frozenset({Phase.STARTING, Phase.FETCHING})
 

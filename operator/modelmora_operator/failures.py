@@ -27,7 +27,8 @@ class End:
 def recorded(previous: FailureRecord | None, end: End, chance: float) -> FailureRecord:
     """The failures in a row after one more worker ended."""
     count = 1
-    if previous is not None and previous.spec_hash == end.spec_hash and not _was_stable(end):
+    served_s = None if end.served_since is None else end.ended_at - end.served_since
+    if previous is not None and previous.spec_hash == end.spec_hash and not was_stable(served_s):
         # Replicas that started together and failed together are one failure, not several.
         count = previous.count + (1 if end.started_at >= previous.at else 0)
     return FailureRecord(end.spec_hash, count, end.ended_at, end.failure, chance)
@@ -38,5 +39,6 @@ def retry_at(record: FailureRecord, backoff: Backoff) -> float:
     return record.at + backoff.delay_s(record.in_a_row, record.chance)
 
 
-def _was_stable(end: End) -> bool:
-    return end.served_since is not None and end.ended_at - end.served_since >= STABLE_AFTER_S
+def was_stable(served_s: float | None) -> bool:
+    """Whether a worker served for long enough to start the count anew; None: it never served."""
+    return served_s is not None and served_s >= STABLE_AFTER_S

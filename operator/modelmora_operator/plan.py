@@ -56,12 +56,13 @@ def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: flo
     scaling = deployment.spec.scaling
     initial = policy.initial_replicas if scaling.initial_replicas is None else scaling.initial_replicas
     live = [worker for worker in snapshot.workers if not worker.terminating]
-    proven = any(worker.serving and worker.spec_hash == hashed for worker in live)
+    current = [worker for worker in live if worker.spec_hash == hashed]
+    proven = any(worker.serving for worker in current)
     return replicas.desired(
         scaling,
         snapshot.demand,
         now=now,
-        live=len(live),
+        live=max(len(current), len(live) - len(current)),  # in a rollout, a worker and the one that it replaces are one
         routers_alive=snapshot.routers_alive,
         to_prove=0 if proven or deployment.status.verified_spec_hash == hashed else initial,
         recommendations=snapshot.recommendations,
@@ -74,7 +75,7 @@ def _wait_s(snapshot: Snapshot, hashed: str, now: float, policy: Policy) -> floa
     if record is None or record.spec_hash != hashed:
         return None
     wait_s = failures.retry_at(record, policy.backoff) - now
-    return wait_s if wait_s > 0 else None
+    return wait_s if 0 < wait_s <= policy.backoff.cap_s else None  # longer: the clock was set back since
 
 
 def _new_workers(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, missing: int) -> tuple[WorkerSpec, ...]:

@@ -6,7 +6,7 @@ Only what is cheap to see is looked at here; whether a tensor's bytes fit its sh
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,8 @@ from google.protobuf.struct_pb2 import Value as StructValue
 from modelmora.errors import InvalidRequest, PayloadTooLarge
 from modelmora.v1.types_pb2 import Value
 
+MAX_INPUTS: Final = 64
+MAX_PARAMETER_BYTES: Final = 64 * 1024  # they are settings; each costs time to read, here and in the worker
 MAX_PARAMETER_DEPTH: Final = 16
 
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
@@ -41,6 +43,12 @@ def check_input(values: Mapping[str, Value], limits: Limits) -> None:
     if not values:
         raise InvalidRequest(
             "the request has no input", field="input", remedy='give at least one input, for example {"text": "hello"}'
+        )
+    if len(values) > MAX_INPUTS:
+        raise PayloadTooLarge(
+            f"the request has {len(values)} inputs; at most {MAX_INPUTS} are allowed",
+            field="input",
+            remedy="give many texts or images as one list",
         )
     for name, value in values.items():
         if not _INPUT_NAME.fullmatch(name):
@@ -87,28 +95,48 @@ def _check_texts(value: Value, *, field: str, limits: Limits) -> None:
 
 
 def check_parameters(parameters: Struct | None) -> None:
-    """Refuses what is nested so deeply that a worker could not read it: it would end the stream for all others.
+    """Refuses what a worker could not read: there it would end the stream for all others.
 
     Raises:
-        InvalidRequest: deeper than MAX_PARAMETER_DEPTH.
+        InvalidRequest: deeper than MAX_PARAMETER_DEPTH, or NaN or infinity, which JSON cannot say.
+        PayloadTooLarge: more than MAX_PARAMETER_BYTES.
     """
-    if parameters is not None and any(not _shallow(value, MAX_PARAMETER_DEPTH) for value in parameters.fields.values()):
-        raise InvalidRequest(
-            f"parameters are nested more than {MAX_PARAMETER_DEPTH} deep",
+    if parameters is None:
+        return
+    check_parameter_size(parameters.ByteSize())
+    if problem := _first_problem(parameters.fields.values(), MAX_PARAMETER_DEPTH):
+        raise InvalidRequest(problem, field="parameters", remedy="send names with plain values")
+
+
+def check_parameter_size(size: int) -> None:
+    """Refuses more than settings can be.
+
+    Raises:
+        PayloadTooLarge: more than MAX_PARAMETER_BYTES.
+    """
+    if size > MAX_PARAMETER_BYTES:
+        raise PayloadTooLarge(
+            f"parameters have {size} bytes; at most {MAX_PARAMETER_BYTES} are allowed",
             field="parameters",
-            remedy="send names with plain values",
+            remedy="send data as an input; parameters are settings",
         )
 
 
-def _shallow(value: StructValue, depth: int) -> bool:
+def _first_problem(values: Iterable[StructValue], depth: int) -> str | None:
     if not depth:
-        return False
+        return f"parameters are nested more than {MAX_PARAMETER_DEPTH} deep"
+    return next((problem for value in values if (problem := _problem(value, depth - 1))), None)
+
+
+def _problem(value: StructValue, depth: int) -> str | None:
     match value.WhichOneof("kind"):
+        case "number_value" if not math.isfinite(value.number_value):
+            return "parameters hold NaN or infinity"
         case "struct_value":
-            return all(_shallow(inner, depth - 1) for inner in value.struct_value.fields.values())
+            return _first_problem(value.struct_value.fields.values(), depth)
         case "list_value":
-            return all(_shallow(inner, depth - 1) for inner in value.list_value.values)
-    return True
+            return _first_problem(value.list_value.values, depth)
+    return None
 
 
 def check_timeout(timeout_s: float | None) -> None:
@@ -133,13 +161,18 @@ def request_id(given: str) -> str:
     """
     if not given:
         return uuid.uuid4().hex
-    if not _REQUEST_ID.fullmatch(given):
+    if not is_request_id(given):
         raise InvalidRequest(
             "the request id is too long or has characters that are not visible ASCII",
             field="requestId",
             remedy="use 1 to 128 visible ASCII characters without spaces, or leave it out",
         )
     return given
+
+
+def is_request_id(given: str) -> bool:
+    """Whether it would fit on one line of a log."""
+    return _REQUEST_ID.fullmatch(given) is not None
 
 
 def namespace(given: str, default: str) -> str:

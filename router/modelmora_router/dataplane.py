@@ -79,7 +79,7 @@ class DataPlane:
             ModelMoraError: why there is none; it names the model and the request.
         """
         try:
-            self._refuse_when_draining()
+            self._refuse_unless_ready()
             admission.check_timeout(call.timeout_s)
             admission.check_parameters(call.parameters)
             admission.check_input(call.input, self._limits)
@@ -96,6 +96,7 @@ class DataPlane:
         Raises:
             InvalidRequest: a page that cannot be.
         """
+        self._refuse_unless_heard()
         found = page(self._fleet.catalog.listed(namespace, task), size=size, token=token)
         return [self._view(deployment) for deployment in found.models], found.next_token
 
@@ -105,6 +106,7 @@ class DataPlane:
         Raises:
             ModelNotFound: there is none.
         """
+        self._refuse_unless_heard()
         return self._view(self._fleet.catalog.resolve(namespace, ref))
 
     async def load(self, namespace: str, ref: ModelRef) -> ModelView:
@@ -113,7 +115,7 @@ class DataPlane:
         Raises:
             ModelNotFound, ModelSuspended, ModelUnhealthy, ColdStartTimeout: it will not, or not in time.
         """
-        self._refuse_when_draining()
+        self._refuse_unless_ready()
         lane = self._fleet.use(namespace, ref)
         await lane.until_serving()
         return self._view(await self._reported(lane.deployment, lambda status: status.ready_replicas > 0))
@@ -126,6 +128,7 @@ class DataPlane:
             ModelBusy: requests use it, or it must have replicas.
             DeadlineExceeded: the workers did not end in time.
         """
+        self._refuse_unless_heard()
         deployment = self._fleet.catalog.resolve(namespace, ref)
         self._refuse_busy(deployment)
         self._fleet.dismiss(deployment)
@@ -158,15 +161,25 @@ class DataPlane:
         heard = {name: "ready" if known else "not yet heard of" for name, known in self._fleet.heard().items()}
         return {"router": "draining" if self._draining else "ready", **heard}
 
-    def _refuse_when_draining(self) -> None:
+    def _refuse_unless_ready(self) -> None:
+        self._refuse_unless_heard()
         if self._draining:
             raise ServerUnavailable(
                 "the server is about to end", remedy="send the request again in a moment", retry_after_s=1.0
             )
 
+    def _refuse_unless_heard(self) -> None:
+        # Of a model that nobody told it of yet, the router must not say that there is none.
+        if not all(self._fleet.heard().values()):
+            raise ServerUnavailable(
+                "the server has just started and does not know its models yet",
+                remedy="send the request again in a moment",
+                retry_after_s=1.0,
+            )
+
     def _refuse_busy(self, deployment: ModelDeployment) -> None:
         model_id = deployment.model_id
-        if deployment.spec.scaling.min_replicas:
+        if deployment.spec.scaling.min_replicas and not deployment.spec.suspend:
             raise ModelBusy(
                 f"model {model_id!r} keeps {deployment.spec.scaling.min_replicas} replicas",
                 model_id=model_id,

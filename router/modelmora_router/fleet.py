@@ -207,8 +207,8 @@ class Fleet:
             lane.detach(replica)
 
     async def _publish_demand(self) -> None:
-        # Before the running models are known, an empty demand would stop them.
-        await self._heard["workers"].wait()
+        # Before the running models and their deployments are known, an empty demand would stop them.
+        await self.until_ready()
         await self._demand.run()
 
 

@@ -197,8 +197,7 @@ class Lane:
         gone = WorkerUnavailable(
             "the worker ended before it worked on the request", remedy="send the request again", retry_after_s=1.0
         )
-        # Each goes to the head of its line: the youngest first, so that the oldest stands before it.
-        for entry_id in sorted(entry_ids, reverse=True):
+        for entry_id in entry_ids:
             if ticket := self._tickets.get(entry_id):
                 self._requeue(ticket, gone)
         self._wake.set()

@@ -13,6 +13,7 @@ import math
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 from typing import Generic, TypeVar
 
 from modelmora.spec import Priority
@@ -34,10 +35,15 @@ class PriorityQueue(Generic[T]):
         self._lines[priority][entry_id] = entry
 
     def push_front(self, entry_id: int, entry: T, priority: Priority) -> None:
-        """Puts the entry back at the head of its line: it had left, and was not worked on."""
+        """Puts the entry back to the front of its line, behind older ones: it had left, and was not worked on.
+
+        Ids grow, so that of two that come back the one that came first goes first again.
+        """
         line = self._lines[priority]
+        older = list(takewhile(lambda other: other < entry_id, line))
         line[entry_id] = entry
-        line.move_to_end(entry_id, last=False)
+        for each in (entry_id, *reversed(older)):
+            line.move_to_end(each, last=False)
 
     def pop(self) -> T | None:
         """Takes the entry that is next; None if there is none."""

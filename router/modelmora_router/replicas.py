@@ -241,15 +241,25 @@ class Replica:
             ids, self._cancelled = self._cancelled, []
             await call.write(worker_pb2.ProcessRequest(cancel=worker_pb2.Cancel(entry_ids=ids)))
         while self._unwritten:
-            entries = list(self._unwritten.values())
-            self._unwritten.clear()
-            self._written.update(entry.entry_id for entry in entries)
-            await call.write(worker_pb2.ProcessRequest(batch=worker_pb2.Batch(entries=entries)))
+            batch = worker_pb2.Batch(entries=self._next_frame())
+            self._written.update(entry.entry_id for entry in batch.entries)
+            await call.write(worker_pb2.ProcessRequest(batch=batch))
+
+    def _next_frame(self) -> list[worker_pb2.BatchEntry]:
+        """What goes out as one message: together only what is no larger than one request may be."""
+        entries = list(self._unwritten.values())
+        if len(entries) > 1 and sum(entry.ByteSize() for entry in entries) > self._settings.max_request_bytes:
+            entries = entries[:1]
+        for entry in entries:
+            del self._unwritten[entry.entry_id]
+        return entries
 
     async def _read(self, call: _Call) -> str | None:
         """Hands on results until the stream ends: None where it ended in order, else the cause."""
         try:
             async for response in call:
+                if response is None:  # so gRPC says that it could not be read
+                    return "it sent bytes that are no message"
                 self._take(response.results)
         except grpc.aio.AioRpcError as error:
             return error.details() or error.code().name
@@ -269,6 +279,8 @@ class Replica:
             self._owner.returned(entry_ids)
 
     def _lose(self, cause: str) -> None:
+        unwritten = list(self._unwritten)
+        self._unwritten.clear()
         if entry_ids := self._forget():
             self._owner.lost(
                 entry_ids,
@@ -280,6 +292,8 @@ class Replica:
                     retry_after_s=1.0,
                 ),
             )
+        if unwritten:  # the worker never heard of them
+            self._owner.returned(unwritten)
 
     def _forget(self) -> list[int]:
         entry_ids = [*self._written, *self._unwritten]

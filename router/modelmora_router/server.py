@@ -61,18 +61,26 @@ async def run(
             follower = group.create_task(plane.run(), name="router")
             async with _rest_server(plane, settings, listening, group):
                 bound = Bound(settings.host, rest_port=listening.getsockname()[1], grpc_port=grpc_port)
+                opening = group.create_task(_open(plane, health, bound, ready), name="opening of the router")
                 try:
-                    await plane.until_ready()
-                    health.set(serving=True)
-                    log.info("router serves", host=bound.host, rest_port=bound.rest_port, grpc_port=bound.grpc_port)
-                    if ready:
-                        ready(bound)
-                    await (stop or asyncio.Event()).wait()
+                    await (stop or asyncio.Event()).wait()  # which may come before anything was heard of
                 finally:
+                    opening.cancel()
                     health.set(serving=False)
-                    await plane.drain()
+                    try:
+                        await plane.drain()
+                    finally:
+                        health.end()  # a client that watches would hold the gRPC port open
             follower.cancel()
     log.info("router ended")
+
+
+async def _open(plane: DataPlane, health: HealthService, bound: Bound, ready: Callable[[Bound], None] | None) -> None:
+    await plane.until_ready()
+    health.set(serving=True)
+    log.info("router serves", host=bound.host, rest_port=bound.rest_port, grpc_port=bound.grpc_port)
+    if ready:
+        ready(bound)
 
 
 # ------------------------------------------------------------------------------------------------ gRPC

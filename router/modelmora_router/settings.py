@@ -28,6 +28,8 @@ class RouterSettings(BaseSettings):
     """The namespace of requests that name none."""
     max_request_bytes: Annotated[int, Field(ge=1024, le=1024 * _MEBIBYTE)] = 32 * _MEBIBYTE
     """Larger requests are refused before they are read."""
+    body_timeout_s: Seconds = 60
+    """How long the body of a REST request may take to arrive."""
     max_response_bytes: Annotated[int, Field(ge=1024, le=1024 * _MEBIBYTE)] = 64 * _MEBIBYTE
     """Larger answers of workers are refused."""
     max_text_chars: Annotated[int, Field(ge=1)] = 1_000_000

@@ -70,6 +70,38 @@ def test_a_real_minilm_answers_as_plain_sentence_transformers(tmp_path: Path) ->
     np.testing.assert_allclose(ask(load(folder), TEXTS), expected, atol=1e-5)
 
 
+def without(folder: Path, *parts: str) -> None:
+    """Takes the tensors with one of these parts in their name out of the weights."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not any(part in name for part in parts)}
+    assert 0 < len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.req("RM-1.3a")
+@pytest.mark.parametrize(
+    "part", ["layer.1.output.dense.weight", "LayerNorm.bias", "embeddings.word_embeddings", "encoder.layer.0"]
+)
+def test_weights_that_lack_a_tensor_the_answer_needs_are_refused(own: Path, part: str) -> None:
+    without(own, part)
+    with pytest.raises(LoadFailed, match=f"lack tensors that it needs: .*{part}") as caught:
+        load(own)
+    assert caught.value.context.remedy
+
+
+def test_a_pooler_that_embeddings_do_not_use_may_be_missing(own: Path, tiny: Path) -> None:
+    without(own, "pooler")
+    np.testing.assert_array_equal(ask(load(own), TEXTS), ask(load(tiny), TEXTS))
+
+
+@pytest.mark.parametrize("shard", ["../other/model.safetensors", "/srv/model.safetensors", ".model.safetensors"])
+def test_an_index_may_not_name_weights_that_nobody_hashed(own: Path, shard: str) -> None:
+    weights = load_file(own / "model.safetensors")
+    (own / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(weights, shard)}))
+    with pytest.raises(UnsafeWeights, match="hidden or outside"):
+        load(own)
+
+
 def test_texts_come_back_in_their_order_whatever_their_length(tiny: Path) -> None:
     engine = load(tiny)
     texts = [" ".join(["cat"] * (1 + (7 * n) % 23)) for n in range(70)]  # more than two passes

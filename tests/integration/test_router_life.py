@@ -16,7 +16,7 @@ from modelmora.control import Key
 from modelmora.control.local import LocalControl
 from modelmora.errors import AddressInUse, InvalidSettings, ModelMoraError
 from modelmora.spec import ModelDeployment, ModelState
-from modelmora.v1 import management_pb2, registry_pb2
+from modelmora.v1 import inference_pb2_grpc, management_pb2, management_pb2_grpc, registry_pb2, registry_pb2_grpc
 from modelmora.wire.status import from_rpc_error
 from modelmora_router.server import Bound, run
 from modelmora_router.settings import RouterSettings
@@ -140,6 +140,11 @@ async def test_a_model_with_a_floor_is_not_unloaded() -> None:
     async with running_router(deployment(scaling={"minReplicas": 1})) as router:
         answer = await router.http.post("/api/v1/models/one/unload")
         assert (answer.status_code, answer.json()["field"]) == (409, "spec.scaling.minReplicas")
+
+
+async def test_a_suspended_model_with_a_floor_has_none() -> None:
+    async with running_router(deployment(scaling={"minReplicas": 1}, suspend=True)) as router:
+        assert (await router.http.post("/api/v1/models/one/unload")).status_code == 200
 
 
 async def test_an_idle_model_is_no_longer_wanted(worker: FakeWorker) -> None:
@@ -403,6 +408,72 @@ async def test_the_router_is_ready_only_once_it_knows_its_models() -> None:
         control.workers.set({})
         await eventually(lambda: bound)
         stop.set()
+
+
+async def test_a_model_that_the_router_has_not_heard_of_yet_is_not_said_to_be_missing() -> None:
+    control, stop = LocalControl(), asyncio.Event()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with asyncio.TaskGroup() as group, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        group.create_task(run(RouterSettings(rest_port=0, grpc_port=port), control, stop=stop))
+        await channel.channel_ready()
+        models, management = (
+            registry_pb2_grpc.RegistryServiceStub(channel),
+            management_pb2_grpc.ManagementServiceStub(channel),
+        )
+        for call in (
+            inference_pb2_grpc.InferenceServiceStub(channel).Infer(request()),
+            management.LoadModel(management_pb2.LoadModelRequest(model_id="one")),
+            management.UnloadModel(management_pb2.UnloadModelRequest(model_id="one")),
+            models.GetModel(registry_pb2.GetModelRequest(model_id="one")),
+            models.ListModels(registry_pb2.ListModelsRequest()),
+        ):
+            assert type(await refused(call)) is errors.ServerUnavailable
+        control.deployments.set({})
+        control.workers.set({})
+        stop.set()
+
+
+async def test_a_router_that_has_heard_of_nothing_ends_when_it_is_asked_to() -> None:
+    stop = asyncio.Event()
+    stop.set()
+    async with asyncio.timeout(10):
+        await run(RouterSettings(rest_port=0, grpc_port=0), LocalControl(), stop=stop)
+
+
+async def test_workers_that_are_heard_of_before_their_deployments_stay_wanted(worker: FakeWorker) -> None:
+    control, stop = LocalControl(), asyncio.Event()
+    model, published = deployment(), []
+    async with asyncio.TaskGroup() as group:
+
+        async def remember() -> None:
+            async for demands in control.demands.watch():
+                published.append(set(demands))  # noqa: PERF401 - one by one, as they come
+
+        watcher = group.create_task(remember())
+        group.create_task(run(RouterSettings(rest_port=0, grpc_port=0), control, stop=stop))
+        control.workers.set({"w1": worker.listed(key_of(model))})
+        for _ in range(20):  # turns of the event loop, in which an empty demand would have been published
+            await asyncio.sleep(0)
+        control.deployments.set({key_of(model): model})
+        await eventually(lambda: published)
+        assert published == [{key_of(model)}]
+        stop.set()
+        watcher.cancel()
+
+
+async def test_a_client_that_watches_health_does_not_hold_the_port_open() -> None:
+    stop = asyncio.Event()
+    async with running_router(deployment(), stop=stop, close_timeout_s=600) as router:
+        watch = health_pb2_grpc.HealthStub(router.channel).Watch(health_pb2.HealthCheckRequest())
+        states = []
+        async with asyncio.timeout(10):
+            async for answer in watch:
+                states.append(answer.status)
+                stop.set()
+        assert states[-1] == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await watch.code() == grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("setting", ["rest_port", "grpc_port"])

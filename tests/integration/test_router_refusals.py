@@ -9,11 +9,12 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import structlog.testing
 from google.protobuf.struct_pb2 import Struct
 
 from modelmora import errors
 from modelmora.errors import ModelMoraError
-from modelmora.v1 import inference_pb2_grpc, management_pb2, registry_pb2, types_pb2
+from modelmora.v1 import inference_pb2_grpc, management_pb2, registry_pb2, types_pb2, worker_pb2
 from modelmora.wire.status import from_rpc_error, to_rpc
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
 from tests.support.routing import Router, deployment, eventually, failed, request, running_router
@@ -211,12 +212,23 @@ async def test_a_rest_client_that_hangs_up_withdraws_its_request(router: Router,
 
 
 async def test_a_client_that_hangs_up_in_the_middle_of_its_body_leaves_nothing(router: Router) -> None:
-    _, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
-    writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    await writer.drain()
-    writer.close()
-    await writer.wait_closed()
-    await router.waiting()
+    reader, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
+    writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n{")
+    assert b"100 Continue" in await reader.readline()  # the router reads the body now
+    with structlog.testing.capture_logs() as logs:
+        writer.close()
+        await writer.wait_closed()
+        await router.waiting()
+    assert [line for line in logs if line["log_level"] == "error"] == []
+
+
+async def test_a_body_that_never_ends_is_not_waited_for_for_ever() -> None:
+    async with running_router(deployment(), body_timeout_s=0.2) as router:
+        reader, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
+        writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        async with asyncio.timeout(10):
+            assert b"400" in await reader.readline()
+        writer.close()
 
 
 # ------------------------------------------------------------------------------------------------ gRPC
@@ -276,8 +288,56 @@ async def test_a_bad_message_is_refused_with_rich_details(
 
 async def test_bytes_that_are_no_message_end_only_their_call(router: Router) -> None:
     call: Any = router.channel.unary_unary("/modelmora.v1.InferenceService/Infer", request_serializer=None)
-    with pytest.raises(grpc.aio.AioRpcError):
-        await call(struct.pack("<I", 0xFFFFFFFF) * 10)
+    for data in (struct.pack("<I", 0xFFFFFFFF) * 10, b"\x0a\x02\xff\xfe"):
+        error = await refused(call(data))
+        assert type(error) is errors.MalformedRequest
+        assert error.context.request_id
+
+
+def length_delimited(number: int, data: bytes) -> bytes:
+    """A field of a message as it is on the wire."""
+    high, low = divmod(len(data), 128)
+    return bytes([number << 3 | 2, low | 128, high]) + data
+
+
+async def test_fields_of_another_release_cannot_end_the_stream_of_the_others(
+    router: Router, worker: FakeWorker
+) -> None:
+    worker.hold()
+    other = asyncio.ensure_future(router.inference.Infer(request("other")))
+    await router.waiting(running=1)
+    nested = b"\xa3\x06" * 97 + b"\xa4\x06" * 97  # groups with the number 100, each in the one before
+    value = types_pb2.Value(text=types_pb2.Text(items=["a"])).SerializeToString() + nested
+    entry = length_delimited(1, b"text") + length_delimited(2, value)
+    call: Any = router.channel.unary_unary("/modelmora.v1.InferenceService/Infer", request_serializer=None)
+    newer = asyncio.ensure_future(call(length_delimited(1, b"one") + length_delimited(2, entry)))
+    await eventually(lambda: worker.texts == ["other", "a"])
+    worker.release()
+    await asyncio.gather(other, newer)
+    assert worker.streams == 1
+
+
+async def test_a_tensor_that_is_too_large_for_the_worker_is_refused(router: Router) -> None:
+    answer = await router.http.post("/infer/one", json={"input": {"x": [1] * 130_000}})
+    assert problem_of(answer, 413)["field"] == "input"
+
+
+async def test_an_engines_long_words_are_cut_and_stay_its_error(router: Router, worker: FakeWorker) -> None:
+    error = errors.InferenceFailed("no " * 20_000)
+    worker.respond = lambda entry: worker_pb2.EntryResult(entry_id=entry.entry_id, error=to_rpc(error))
+    assert type(await refused(router.inference.Infer(request()))) is errors.InferenceFailed
+
+
+@pytest.mark.parametrize("given", ["", "x" * 100_000], ids=["none", "far too long"])
+async def test_every_error_over_grpc_names_its_request(router: Router, given: str) -> None:
+    calls = [
+        router.inference.Infer(request(priority=9, request_id=given)),
+        router.inference.Infer(request(model_id="..", request_id=given)),
+        router.registry.GetModel(registry_pb2.GetModelRequest(model_id="none")),
+        router.management.LoadModel(management_pb2.LoadModelRequest(model_id="none")),
+    ]
+    named = [(await refused(call)).context.request_id for call in calls]
+    assert all(len(request_id) == 32 for request_id in named)
 
 
 @pytest.mark.req("REQ-QUEUE-004")

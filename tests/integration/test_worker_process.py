@@ -135,6 +135,22 @@ async def test_sigterm_while_it_loads_ends_with_0(folder: Path) -> None:
         assert not (folder / "w.sock").exists()
 
 
+async def test_sigterm_while_it_fetches_does_not_wait_for_the_files(folder: Path) -> None:
+    deployment = scripted(folder)
+    with (folder / "model" / "endless.bin").open("wb") as file:
+        file.truncate(1 << 40)  # nothing on the disk, and most of an hour to hash
+    async with started(folder, deployment=deployment) as process:
+        await until_exists(folder / "w.sock")
+        async with grpc.aio.insecure_channel(f"unix:{folder}/w.sock") as channel, asyncio.timeout(DEADLINE_S):
+            status = worker_pb2_grpc.WorkerServiceStub(channel).Status(worker_pb2.StatusRequest(), wait_for_ready=True)
+            async for update in status:
+                if "import" in update.phase_seconds:  # of the two things it does at once, only the fetch is left
+                    break
+        process.terminate()
+        assert await ended(process) == 0
+        assert not (folder / "w.sock").exists()
+
+
 async def test_ctrl_c_is_the_parents_business(folder: Path) -> None:
     async with started(folder) as process, connected(folder) as stub:
         process.send_signal(signal.SIGINT)
@@ -183,6 +199,16 @@ async def test_a_failed_load_leaves_its_reason_and_ends_with_1(folder: Path) -> 
         assert not (folder / "w.sock").exists()
 
 
+async def test_the_last_words_fit_a_termination_message_in_any_script(folder: Path) -> None:
+    engine = "class Engine:\n    def infer(self, batch): pass\n"
+    engine += "    def __init__(self, context): raise ValueError('\u6a21\u578b\\ud800\\n' * 5000)\n"
+    async with started(folder, deployment=scripted(folder, engine=engine)) as process:
+        assert await ended(process) == 1
+        words = (folder / "last-words.json").read_bytes()
+        assert len(words) <= 4096
+        assert json.loads(words)["reason"] == "LoadFailed"
+
+
 @pytest.mark.req("LC-36")
 async def test_a_package_that_an_engine_needs_is_named(folder: Path) -> None:
     deployment = scripted(folder, engine="import a_package_that_nobody_has\n")
@@ -201,6 +227,15 @@ async def test_a_wrong_setting_is_named(folder: Path, name: str, value: object) 
         log = (folder / "log").read_text()
         assert "worker.not_started" in log
         assert "Traceback" not in log
+
+
+async def test_an_address_that_cannot_be_bound_is_told_without_a_traceback(folder: Path) -> None:
+    async with started(folder, address=f"unix:{folder}/no/such/folder/w.sock") as process:
+        assert await ended(process) == 1
+        words = json.loads((folder / "last-words.json").read_text())
+        assert (words["reason"], words["where"]) == ("AddressInUse", "start")
+        assert "no/such/folder" in words["message"]
+        assert "Traceback" not in (folder / "log").read_text()
 
 
 async def test_the_memory_of_a_worker_is_its_own(folder: Path) -> None:

@@ -321,6 +321,17 @@ async def test_a_model_that_cannot_serve_says_why_and_ends(
         assert updates[-1].failure.reason == reason
 
 
+async def test_a_library_that_panics_at_load_is_told_too(folder: Path) -> None:
+    engine = "class Panic(BaseException): pass\nclass Engine:\n    def infer(self, batch): pass\n"
+    engine += "    def __init__(self, context): raise Panic('index out of bounds')\n"
+    async with worker_in(folder, deployment=scripted(folder, engine=engine)) as worker:
+        async with asyncio.timeout(DEADLINE_S):
+            failure = await worker.task
+        assert failure is not None
+        assert (failure.reason, failure.where) == ("LoadFailed", "load")
+        assert "Panic: index out of bounds" in failure.message
+
+
 async def test_a_repeated_test_inference_that_fails_ends_the_worker(folder: Path) -> None:
     engine = """
 class Engine:

@@ -58,7 +58,7 @@ def _ask(engine: Engine, batch: Sequence[EngineInput], model_id: str) -> list[An
         answers = list(engine.infer(batch))
     except ModelMoraError as error:
         return [error.located(model_id=model_id)] if len(batch) == 1 else None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - an engine may raise anything; the process serves on
+    except BaseException as error:  # noqa: BLE001 - also SystemExit and panics in Rust; the process serves on
         if len(batch) > 1:
             return None
         _log.warning("engine.raised", model=model_id, exc_info=error)

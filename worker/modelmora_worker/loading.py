@@ -42,18 +42,35 @@ class _Steps:
     device: ThreadPoolExecutor
     model_id: str
 
-    async def run(self, name: str, work: Callable[[], T], *, aside: bool = False) -> T:
-        """On the device thread, or `aside` on another."""
+    async def run(self, name: str, work: Callable[[], T], *, thread: ThreadPoolExecutor | None = None) -> T:
+        """On the device thread, or on another."""
         started = time.monotonic()
         try:
-            result = await asyncio.get_running_loop().run_in_executor(None if aside else self.device, work)
+            result = await asyncio.get_running_loop().run_in_executor(thread or self.device, _contained, work)
         except LoadError as error:
             raise _Stopped(Failure.of(error.located(model_id=self.model_id), name)) from error
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             _log.exception("worker.step_raised", model=self.model_id, step=name)
             raise _Stopped(Failure.of(_unexpected(error, name, self.model_id), name)) from error
         self.lifecycle.took(name, time.monotonic() - started)
         return result
+
+
+class _Contained(Exception):
+    """A step raised what is no Exception (SystemExit, a panic in Rust): that would end the process without a word."""
+
+    def __init__(self, raised: BaseException) -> None:
+        super().__init__(str(raised))
+        self.raised = raised
+
+
+def _contained(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except Exception:
+        raise
+    except BaseException as error:
+        raise _Contained(error) from error
 
 
 async def load(settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPoolExecutor) -> Engine | Failure:
@@ -80,12 +97,16 @@ async def _load(settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPo
 
 
 async def _import_and_fetch(steps: _Steps, settings: WorkerSettings) -> tuple[type[Engine], sources.Fetched]:
+    # A thread of its own, not the loop's: the loop's end waits for those, and a download may take hours.
+    aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch")
     try:
         async with asyncio.TaskGroup() as tasks:
             importing = tasks.create_task(steps.run("import", lambda: import_engine(settings)), name="import")
-            fetching = tasks.create_task(steps.run("fetch", lambda: fetch(settings), aside=True), name="fetch")
+            fetching = tasks.create_task(steps.run("fetch", lambda: fetch(settings), thread=aside), name="fetch")
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from group  # the first to fail; the other was cancelled for it
+    finally:
+        aside.shutdown(wait=False, cancel_futures=True)
     return importing.result(), fetching.result()
 
 
@@ -158,7 +179,8 @@ def _write_files(settings: WorkerSettings) -> None:
     sys.path.insert(0, str(root))
 
 
-def _unexpected(error: BaseException, step: str, model_id: str) -> LoadError:
+def _unexpected(raised: Exception, step: str, model_id: str) -> LoadError:
+    error = raised.raised if isinstance(raised, _Contained) else raised
     kind = HealthInferenceFailed if step == "test" else LoadFailed
     text = str(error).strip()[:500]
     return kind(

@@ -28,7 +28,7 @@ from modelmora_worker.stopping import Stopping
 
 EXIT_DONE: Final = 0
 EXIT_FAILED: Final = 1
-_LONGEST_MESSAGE: Final = 1500  # characters; a termination message has 4096 bytes in all
+_LONGEST_MESSAGE: Final = 4096  # bytes; Kubernetes cuts off what is longer, and half a JSON says nothing
 _PARENT_CHECK_S: Final = 0.5
 _log = structlog.get_logger(__name__)
 
@@ -57,8 +57,7 @@ def _run(read_settings: Callable[[], WorkerSettings]) -> int:
         configure_logging(log_format=settings.log_format, level=settings.log_level.upper())
         failure = asyncio.run(_serve(settings, started))
     except ModelMoraError as error:
-        failure = Failure(type(error).__name__, error.message, error.context.remedy, "start")
-        _log.error("worker.not_started", reason=failure.reason, message=failure.message, remedy=failure.remedy)
+        failure = _not_started(error)
     except Exception as error:  # noqa: BLE001 - the top of the process
         _log.exception("worker.bug")
         failure = Failure(InternalError.__name__, f"{type(error).__name__}: {error}", "see the worker's log", "start")
@@ -79,8 +78,17 @@ async def _serve(settings: WorkerSettings, started: float) -> Failure | None:
         worker.spawned(max(0.0, started - settings.started_at))
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(_watch_parent(settings, stopping), name="parent")
-        failure = await worker.run()
+        try:
+            failure = await worker.run()
+        except ModelMoraError as error:  # here, since a task group would wrap it
+            failure = _not_started(error)
         watching.cancel()
+    return failure
+
+
+def _not_started(error: ModelMoraError) -> Failure:
+    failure = Failure(type(error).__name__, error.message, error.context.remedy, "start")
+    _log.error("worker.not_started", reason=failure.reason, message=failure.message, remedy=failure.remedy)
     return failure
 
 
@@ -131,16 +139,22 @@ def _leave_message(path: Path | None, failure: Failure) -> None:
     """The last words, for whoever started this process."""
     if path is None:
         return
-    words = {
-        "reason": failure.reason,
-        "message": failure.message[:_LONGEST_MESSAGE],
-        "remedy": failure.remedy[:_LONGEST_MESSAGE],
-        "where": failure.where,
-    }
     try:
-        path.write_text(json.dumps(words, ensure_ascii=False), encoding="utf-8")
+        path.write_bytes(_words(failure))
     except OSError:
         traceback.print_exc()
+
+
+def _words(failure: Failure) -> bytes:
+    """As JSON, with texts as long as there is room for."""
+    longest = _LONGEST_MESSAGE
+    while True:
+        texts = {"message": failure.message[:longest], "remedy": failure.remedy[:longest]}
+        said = {"reason": failure.reason, **texts, "where": failure.where}
+        words = json.dumps(said, ensure_ascii=False).encode("utf-8", "replace")
+        if len(words) <= _LONGEST_MESSAGE or not longest:
+            return words
+        longest = longest * 3 // 4
 
 
 def _end(code: int) -> NoReturn:

@@ -7,9 +7,9 @@ from typing import Final
 import numpy as np
 from pydantic import JsonValue
 
-from modelmora.errors import HealthInferenceFailed, ModelMoraError
+from modelmora.errors import HealthInferenceFailed, InvalidRequest, ModelMoraError
 from modelmora.spec import ModelDeployment
-from modelmora.wire.values import Array, InputValue, Items
+from modelmora.wire.values import Array, InputValue, Items, to_values
 from modelmora_worker.engines import Engine, EngineInput, Outputs
 from modelmora_worker.inference import run_batch
 
@@ -34,7 +34,7 @@ def prove(engine: Engine, deployment: ModelDeployment) -> None:
             field=answer.context.field and _FIELD,
             remedy=answer.context.remedy,
         ) from answer
-    if problem := problem_of(answer, vector_size=deployment.spec.model.config.vector_size):
+    if problem := problem_of(answer, vector_size=deployment.spec.model.config.vector_size) or _unsendable(answer):
         raise HealthInferenceFailed(
             f"the answer of model {model_id} to its test inference {problem}",
             model_id=model_id,
@@ -74,6 +74,15 @@ def problem_of(answer: Outputs, *, vector_size: int | None) -> str | None:
         if problem := _value_problem(value):
             return f"has the output {name}, which {problem}"
     return _size_problem(answer, vector_size)
+
+
+def _unsendable(answer: Outputs) -> str | None:
+    """Every request would fail by it, once it serves."""
+    try:
+        to_values(answer, field="output")
+    except InvalidRequest as error:
+        return f"cannot travel: {error.message}"
+    return None
 
 
 def _size_problem(answer: Outputs, vector_size: int | None) -> str | None:

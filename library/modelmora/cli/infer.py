@@ -32,7 +32,7 @@ def infer(  # noqa: PLR0913 - the options of the command
     as_json: AsJson = False,
 ) -> None:
     """Ask a model one thing. The first request wakes it."""
-    texts = [line.rstrip("\n") for line in sys.stdin] if text in (None, [], ["-"]) else list(text or [])
+    texts = _lines() if text in (None, [], ["-"]) else list(text or [])
     with connect(server, namespace) as client, progress(client, model_id):
         result = client.infer(
             model_id,
@@ -43,6 +43,19 @@ def infer(  # noqa: PLR0913 - the options of the command
             deadline_seconds=deadline,
         )
     show_json(document(result)) if as_json else show_result(result)
+
+
+def _lines() -> list[str]:
+    """The texts on stdin, one a line; blank lines are none.
+
+    Raises:
+        InvalidRequest: it is not UTF-8.
+    """
+    try:
+        lines = sys.stdin.buffer.read().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"stdin is not UTF-8: {error.reason}", field="input.text", remedy="send UTF-8") from error
+    return [line for line in lines if line.strip()]
 
 
 def document(result: InferenceResult) -> dict[str, Any]:

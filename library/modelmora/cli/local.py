@@ -150,7 +150,8 @@ class _Announcement:
 
     def show(self, bound: Bound) -> None:
         """Called once, when requests are taken."""
-        rest, grpc = f"{bound.host}:{bound.rest_port}", f"{bound.host}:{bound.grpc_port}"
+        host = f"[{bound.host}]" if ":" in bound.host else bound.host
+        rest, grpc = f"{host}:{bound.rest_port}", f"{host}:{bound.grpc_port}"
         draft = self._file.with_suffix(".draft")
         draft.write_text(json.dumps({"pid": os.getpid(), "rest": rest, "grpc": grpc}) + "\n")
         draft.replace(self._file)
@@ -165,14 +166,14 @@ class _Announcement:
         ]
         console().print("\n".join(lines), markup=False, soft_wrap=True)
         if self._ask is not None and models:
-            self._tasks.create_task(_first_answer(grpc, models[0].model_id, self._ask), name="first answer")
+            self._tasks.create_task(_first_answer(grpc, models[0], self._ask), name="first answer")
 
 
-async def _first_answer(target: str, model_id: str, text: str) -> None:
-    out = console()
+async def _first_answer(target: str, deployment: ModelDeployment, text: str) -> None:
+    out, model_id = console(), deployment.model_id
     out.print(f"\nAsking {model_id}: {text}", markup=False, soft_wrap=True)
     try:
-        async with AsyncClient(target) as client:
+        async with AsyncClient(target, namespace=deployment.metadata.namespace) as client:
             result = await client.infer(model_id, text)
     except ModelMoraError as error:
         show_error(error)

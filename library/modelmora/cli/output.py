@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from modelmora.errors import InvalidManifest, ModelMoraError, SetupError
+from modelmora.errors import AddressInUse, AlreadyRunning, ModelMoraError
 from modelmora.wire.values import Items
 
 _SHOWN_NUMBERS = 6
@@ -45,7 +45,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def show_error(error: ModelMoraError) -> None:
     """What happened, to which model, and what to do."""
     context = error.context
-    setting = isinstance(error, SetupError) and not isinstance(error, InvalidManifest)
+    setting = isinstance(error, AddressInUse | AlreadyRunning)
     where = [
         ("model", context.model_id),
         ("setting" if setting else "field", _setting(context.field) if setting else context.field),
@@ -78,10 +78,12 @@ def jsonable(items: Items) -> list[Any]:
 def short(items: Items) -> str:
     """One line a value, for people."""
     if isinstance(items, np.ndarray):
-        head = ", ".join(f"{number:.4f}" for number in items.reshape(-1)[:_SHOWN_NUMBERS])
+        numbers = items.reshape(-1)[:_SHOWN_NUMBERS].tolist()
+        head = ", ".join(f"{number:.4f}" if isinstance(number, float) else str(number) for number in numbers)
         more = ", …" if items.size > _SHOWN_NUMBERS else ""
         return f"{items.dtype} {'×'.join(map(str, items.shape))}  [{head}{more}]"
-    return "\n".join(item if isinstance(item, str) else f"image, {len(item)} bytes" for item in items)
+    shown = [item if isinstance(item, str) else f"image, {len(item)} bytes" for item in items]
+    return shown[0] if len(shown) == 1 else "".join(f"\n  {number}. {text}" for number, text in enumerate(shown, 1))
 
 
 def age(moment: datetime | None, *, now: datetime | None = None) -> str:

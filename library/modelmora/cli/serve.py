@@ -8,7 +8,7 @@ import typer
 
 from modelmora.cli.bare_source import checked_path, deployment_of, is_source
 from modelmora.errors import MissingDependency
-from modelmora.telemetry import LogFormat, configure_logging, resolved
+from modelmora.telemetry import LogFormat, LogLevel, configure_logging, resolved
 
 _EXTRA = ("fastapi", "watchfiles", "uvloop")  # one package of each part that runs in this process
 
@@ -32,13 +32,13 @@ def serve(  # noqa: PLR0913 - the options of the command
     task: Annotated[str, typer.Option(help="What the model of a bare source does.")] = "txt2embed",
     ask: Annotated[str | None, typer.Option(help="Ask the first model this once, and print its answer.")] = None,
     log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.AUTO,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_level: Annotated[LogLevel, typer.Option(help="What is logged.", case_sensitive=False)] = LogLevel.INFO,
 ) -> None:
     """Serve models on this machine until Ctrl-C. Manifests are watched; a change takes effect without a restart."""
     _need_the_extra()
     from modelmora.cli import local  # noqa: PLC0415 - only here, so that the light install has a command line
 
-    configure_logging(log_format=log_format, level=log_level.upper())
+    configure_logging(log_format=log_format, level=log_level.value)
     flags: dict[str, Any] = {
         "host": host,
         "rest_port": rest_port,
@@ -51,7 +51,7 @@ def serve(  # noqa: PLR0913 - the options of the command
         paths=[checked_path(word) for word in sources if not is_source(word)],
         deployments=[deployment_of(word, task=task) for word in sources if is_source(word)],
     )
-    logging = {"log_format": resolved(log_format).value, "log_level": log_level.lower()}
+    logging = {"log_format": resolved(log_format).value, "log_level": log_level.value.lower()}
     local.run(wanted, settings=local.read_settings(config, flags), ask=ask, worker_options=logging)
 
 

@@ -76,7 +76,7 @@ def read(kind: type[S], *, file_values: Mapping[str, Any], flags: Mapping[str, A
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise InvalidSettings(
-            f"the setting {name} is wrong: {first['msg']}",
+            f"the setting {name} is wrong: {first['input']!r}: {first['msg']}",
             field=name,
             remedy=f"set it by flag, by {PREFIX}{name.upper()}, or in the file given with --config",
         ) from error

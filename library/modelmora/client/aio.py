@@ -88,7 +88,7 @@ class AsyncClient:
         return await self._run(calls.healthy())
 
     async def _run(self, call: Call[R], deadline_seconds: float | None = None) -> R:
-        timeout = self._deadline_s if deadline_seconds is None else deadline_seconds
+        timeout = messages.time_limit(self._deadline_s if deadline_seconds is None else deadline_seconds)
         try:
             answer = await call.method(self._stubs)(call.request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:

@@ -65,7 +65,7 @@ def infer(
 
 
 def list_models(task: str, page_token: str) -> Call[Page]:
-    request = registry_pb2.ListModelsRequest(task=task, page_token=page_token)
+    request = messages.made(registry_pb2.ListModelsRequest, task=task, page_token=page_token)
     return Call(lambda stubs: stubs.registry.ListModels, request, _page)
 
 
@@ -74,17 +74,17 @@ def _page(response: registry_pb2.ListModelsResponse) -> Page:
 
 
 def get_model(model_id: str) -> Call[Model]:
-    request = registry_pb2.GetModelRequest(model_id=model_id)
+    request = messages.made(registry_pb2.GetModelRequest, model_id=model_id)
     return Call(lambda stubs: stubs.registry.GetModel, request, messages.model)
 
 
 def load(model_id: str) -> Call[Model]:
-    request = management_pb2.LoadModelRequest(model_id=model_id)
+    request = messages.made(management_pb2.LoadModelRequest, model_id=model_id)
     return Call(lambda stubs: stubs.management.LoadModel, request, messages.model)
 
 
 def unload(model_id: str) -> Call[Model]:
-    request = management_pb2.UnloadModelRequest(model_id=model_id)
+    request = messages.made(management_pb2.UnloadModelRequest, model_id=model_id)
     return Call(lambda stubs: stubs.management.UnloadModel, request, messages.model)
 
 

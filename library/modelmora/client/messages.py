@@ -1,10 +1,10 @@
 """What the client sends and gets, without I/O: requests are built and answers are read here, once for both clients."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 import numpy as np
@@ -21,8 +21,11 @@ from modelmora.wire.values import Array, InputValue, Items, from_values, to_valu
 # A value alone is named by its type: text, image or tensor.
 Input: TypeAlias = InputValue | Mapping[str, InputValue]
 
+M = TypeVar("M")
+
 DEFAULT_TARGET: Final = "localhost:9000"
 NAMESPACE_METADATA: Final = "modelmora-namespace"
+_FOREVER_S: Final = 10 * 365 * 86_400
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),  # the server states its own bound
     ("grpc.max_receive_message_length", -1),
@@ -123,14 +126,15 @@ def inference_request(
     Raises:
         InvalidRequest: a value that cannot travel, an unknown priority, a timeout that is not above 0.
     """
-    if timeout_seconds is not None and not (math.isfinite(timeout_seconds) and timeout_seconds > 0):
+    if isinstance(timeout_seconds, float | int) and not (math.isfinite(timeout_seconds) and timeout_seconds > 0):
         raise InvalidRequest(
             f"timeoutSeconds is {timeout_seconds}",
             model_id=model_id,
             field="timeoutSeconds",
             remedy="give a number above 0",
         )
-    return types_pb2.InferenceRequest(
+    return made(
+        types_pb2.InferenceRequest,
         model_id=model_id,
         input=to_values(_named(value)),
         parameters=_struct(parameters or {}, model_id),
@@ -138,6 +142,29 @@ def inference_request(
         timeout_seconds=timeout_seconds,
         request_id=request_id,
     )
+
+
+def made(kind: Callable[..., M], **fields: Any) -> M:  # noqa: ANN401 - whatever the message takes
+    """The message of that kind.
+
+    Raises:
+        InvalidRequest: a field of a wrong type, or a text that is no Unicode.
+    """
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"the request cannot travel: {error}", remedy="give texts that are Unicode") from error
+
+
+def time_limit(deadline_seconds: float) -> float | None:
+    """What gRPC takes as the end of a call; None where it is so far away that there is none.
+
+    Raises:
+        InvalidRequest: not a number.
+    """
+    if math.isnan(deadline_seconds):
+        raise InvalidRequest("the deadline is NaN", field="deadline_seconds", remedy="give a number of seconds")
+    return deadline_seconds if deadline_seconds < _FOREVER_S else None
 
 
 def _named(value: Input) -> Mapping[str, InputValue]:
@@ -157,7 +184,7 @@ def _named(value: Input) -> Mapping[str, InputValue]:
 def _struct(parameters: Mapping[str, Any], model_id: str) -> Struct:
     try:
         return ParseDict(dict(parameters), Struct())
-    except (ParseError, ValueError) as error:
+    except (ParseError, TypeError, ValueError, OverflowError) as error:
         raise InvalidRequest(
             f"parameters cannot travel: {error}", model_id=model_id, field="parameters", remedy="give JSON values only"
         ) from error
@@ -166,7 +193,7 @@ def _struct(parameters: Mapping[str, Any], model_id: str) -> Struct:
 def _priority(priority: Priority | str | None) -> int:
     if priority is None:
         return 0
-    return int(priority if isinstance(priority, Priority) else Priority.parse(priority))
+    return int(priority if isinstance(priority, Priority) else Priority.parse(str(priority)))
 
 
 def inference_result(response: types_pb2.InferenceResponse) -> InferenceResult:
@@ -225,6 +252,17 @@ def _datetime(stamp: Timestamp) -> datetime:
 
 
 def metadata(namespace: str) -> tuple[tuple[str, str], ...]:
+    """What every call of a client carries.
+
+    Raises:
+        InvalidRequest: a namespace that no header can hold.
+    """
+    if not (namespace.isascii() and namespace.isprintable()):
+        raise InvalidRequest(
+            f"{namespace[:80]!a} is not the name of a namespace",
+            field="namespace",
+            remedy="use lower-case letters, digits and '-'",
+        )
     return ((NAMESPACE_METADATA, namespace),) if namespace else ()
 
 

@@ -67,20 +67,23 @@ def _locate(source: Source, options: FetchOptions) -> tuple[Path, str]:
 
 
 def _package_folder(source: PackageSource, model_id: str) -> Path:
-    """Found by its spec: nothing of the package is executed, but the parents of a dotted name are."""
+    """Found by its spec: nothing of the package is executed, nor of the packages around it."""
+    top, *inside = source.package.split(".")
     try:
-        spec = find_spec(source.package)
-    except ImportError:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
         spec = None
-    places = list(spec.submodule_search_locations or ()) if spec else []
-    if not places:
+    places = [Path(place, *inside) for place in (spec.submodule_search_locations or ())] if spec else []
+    packages = [place for place in places if place.is_dir()]
+    if not packages:
         raise SourceNotFound(
             f"the package {source.package} of model {model_id} is not installed, or has no folder",
             model_id=model_id,
             field=FIELD,
-            remedy=f"install it: pip install {source.package.partition('.')[0].replace('_', '-')}",
+            remedy=f"install it: pip install {top.replace('_', '-')}",
         )
-    root = Path(places[0]).resolve()
+    # The parts of a namespace package lie in several places.
+    root = next((place for place in packages if (place / source.path).exists()), packages[0]).resolve()
     folder = (root / source.path).resolve()
     if not folder.is_relative_to(root):
         raise InvalidSource(

@@ -21,7 +21,11 @@ from modelmora.errors import ChecksumMismatch, SourceNotFound
 
 _FIELD: Final = "spec.model.integrity.sha256"
 _SETTLED_S: Final = 3.0
-_WEIGHTS: Final = ".safetensors"
+# By whatever engine they are read: a user's own may load others than safetensors.
+_WEIGHTS: Final = frozenset(
+    {".safetensors", ".gguf", ".ggml", ".onnx", ".onnx_data", ".npz", ".npy", ".h5", ".keras", ".msgpack", ".tflite"}
+    | {".pb", ".bin", ".pt", ".pt2", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"}
+)
 _log = structlog.get_logger(__name__)
 
 Record = dict[str, tuple[list[int], str]]
@@ -82,8 +86,9 @@ def verify(manifest: Manifest, pins: Pins, *, model_id: str = "") -> None:
     Raises:
         ChecksumMismatch: a file is another one, is missing, or is not pinned where that is refused.
     """
-    for name, expected in sorted(pins.sha256.items()):
-        got = manifest.sha256.get(str(PurePosixPath(name)), "")
+    pinned = {str(PurePosixPath(name)): expected for name, expected in pins.sha256.items()}
+    for name, expected in sorted(pinned.items()):
+        got = manifest.sha256.get(name, "")
         if got != expected.lower():
             problem = f"has the sha256 {got}" if got else "is missing"
             raise ChecksumMismatch(
@@ -93,7 +98,8 @@ def verify(manifest: Manifest, pins: Pins, *, model_id: str = "") -> None:
                 file=name,
                 remedy="find out who changed it; pin the new sha256 only if the change is yours",
             )
-    unpinned = sorted(name for name in manifest.sha256 if name not in pins.sha256 and name.endswith(_WEIGHTS))
+    weights = (name for name in manifest.sha256 if PurePosixPath(name).suffix.lower() in _WEIGHTS)
+    unpinned = sorted(name for name in weights if name not in pinned)
     if unpinned and pins.unpinned == "Refuse":
         raise ChecksumMismatch(
             f"{len(unpinned)} weight files of model {model_id} have no pinned sha256: {', '.join(unpinned[:5])}",
@@ -113,7 +119,8 @@ def _files(folder: Path) -> Iterator[Path]:
         real = os.path.realpath(root)
         folders[:] = [] if real in entered else sorted(name for name in folders if not name.startswith("."))
         visible = (Path(root, name) for name in sorted(names) if not name.startswith(".") and real not in entered)
-        yield from (path for path in visible if path.is_file() or path.is_symlink())  # no sockets, no pipes
+        # No sockets and no pipes, which nobody may ever write to; a link that leads nowhere is told as unreadable.
+        yield from (path for path in visible if path.is_file() or not path.exists())
         entered.add(real)
 
 

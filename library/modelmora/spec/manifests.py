@@ -46,12 +46,17 @@ class Document:
 
 def load(paths: Iterable[Path], variables: Mapping[str, str] | None = None) -> list[Document]:
     """What stands in these files and folders, in the order given; `variables` fill in ${NAME} and ${NAME:-default}."""
-    return [
-        document
-        for path in paths
-        for file in files_of(path)
-        for document in load_file(file, variables if variables is not None else {})
-    ]
+    return [document for path in paths for document in _load_path(path, variables if variables is not None else {})]
+
+
+def _load_path(path: Path, variables: Mapping[str, str]) -> list[Document]:
+    try:
+        files = files_of(path)
+    except OSError as error:  # a folder that was just taken away, or that this user may not list
+        remedy = "give a folder that exists and that this user may list"
+        message = f"{path} cannot be listed: {error.strerror}"
+        return [Document(path, error=InvalidManifest(message, file=str(path), remedy=remedy))]
+    return [document for file in files for document in load_file(file, variables)]
 
 
 def files_of(path: Path) -> list[Path]:

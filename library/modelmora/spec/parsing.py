@@ -5,6 +5,7 @@ The bounds of single fields are checked by pydantic, then the rules between fiel
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def read(
         resource = kind.model_validate_json(_json(written, file), strict=True)
     except ValidationError as error:
         raise invalid(problems_of(error), manifest=written, file=file) from error
-    if problems := [*_without_value(kind, written), *rules(resource)]:
+    if problems := [*_without_number(written), *_without_value(kind, written), *rules(resource)]:
         raise invalid(problems, manifest=written, file=file)
     return resource
 
@@ -181,6 +182,18 @@ def _json(manifest: dict[str, Any], file: str) -> str:
         return json.dumps(manifest)
     except (TypeError, ValueError) as error:
         raise invalid([Problem("", f"it holds what JSON cannot: {error}")], manifest=manifest, file=file) from error
+
+
+def _without_number(value: object, *path: int | str) -> Iterator[Problem]:
+    """A problem for each NaN and infinity: an API server refuses them, and NaN would be a change at every look."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield Problem(_path(list(path)), "must be a finite number", "give a number that JSON can hold, or a text")
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _without_number(item, *path, str(name))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _without_number(item, *path, index)
 
 
 def _names(manifest: Mapping[str, Any]) -> tuple[str, str]:

@@ -6,8 +6,8 @@ RetryInfo and BadRequest. On HTTP it is problem+json (RFC 9457). Both ways lose 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Final, cast
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -90,6 +90,11 @@ _BY_HTTP: Final[Mapping[int, type[ModelMoraError]]] = {
 _TEXTS: Final = tuple(f.name for f in fields(ErrorContext) if f.name not in {"retry_after_s", "request_id"})
 
 
+# A message travels three times: percent-encoded, in the status, and beside its field.
+_LONG_BYTES: Final = 1024
+_SHORT_BYTES: Final = 256
+
+
 def codes(error: ModelMoraError) -> Codes:
     """The statuses of an error."""
     return TABLE[type(error)]
@@ -114,6 +119,18 @@ def to_rpc(error: ModelMoraError) -> RpcStatus:
         violation = error_details_pb2.BadRequest.FieldViolation(field=context.field, description=error.message)
         _add(status, error_details_pb2.BadRequest(field_violations=[violation]))
     return status
+
+
+def abbreviated(error: ModelMoraError) -> ModelMoraError:
+    """The error cut to what fits into the trailers of a call: of more than 8 KiB, clients get no error but garbage."""
+    texts = {name: _cut(getattr(error.context, name), _SHORT_BYTES) for name in _TEXTS}
+    context: dict[str, Any] = asdict(error.context) | texts
+    return type(error)(_cut(error.message, _LONG_BYTES), **context)
+
+
+def _cut(text: str, size: int) -> str:
+    encoded = text.encode(errors="replace")
+    return text if len(encoded) <= size else encoded[:size].decode(errors="ignore") + "…"
 
 
 def from_rpc(status: RpcStatus, *, endpoint: str = "") -> ModelMoraError:

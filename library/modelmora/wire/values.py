@@ -51,17 +51,17 @@ def to_value(value: InputValue, *, field: str = "input") -> types_pb2.Value:
     """The message for one value: a text or texts, an encoded image or images, an array.
 
     Raises:
-        InvalidRequest: a type that cannot travel.
+        InvalidRequest: a type that cannot travel, or a text that is no Unicode.
     """
     match value:
         case np.ndarray():
             return types_pb2.Value(tensor=to_tensor(value, field=field))
         case str():
-            return types_pb2.Value(text=types_pb2.Text(items=[value]))
+            return _text([value], field=field)
         case bytes():
             return types_pb2.Value(images=types_pb2.Images(items=[types_pb2.Image(data=value)]))
         case list() | tuple() if value and all(isinstance(item, str) for item in value):
-            return types_pb2.Value(text=types_pb2.Text(items=[str(item) for item in value]))
+            return _text([str(item) for item in value], field=field)
         case list() | tuple() if value and all(isinstance(item, bytes) for item in value):
             images = [types_pb2.Image(data=bytes(item)) for item in value if isinstance(item, bytes)]
             return types_pb2.Value(images=types_pb2.Images(items=images))
@@ -70,6 +70,15 @@ def to_value(value: InputValue, *, field: str = "input") -> types_pb2.Value:
         field=field,
         remedy="give a text, a list of texts, encoded images as bytes, or a NumPy array",
     )
+
+
+def _text(items: list[str], *, field: str) -> types_pb2.Value:
+    try:
+        return types_pb2.Value(text=types_pb2.Text(items=items))
+    except UnicodeEncodeError:
+        raise InvalidRequest(
+            f"{field} holds half of a surrogate pair", field=field, remedy="send both halves, or the character itself"
+        ) from None
 
 
 def _described(value: object) -> str:
@@ -140,4 +149,9 @@ def from_tensor(tensor: types_pb2.Tensor, *, field: str = "input") -> Array:
             field=f"{field}.data",
             remedy="send the elements in row-major order, little-endian, without padding",
         )
-    return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    try:
+        return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+    except ValueError:  # no elements, since one size is 0, but others that NumPy cannot multiply
+        raise InvalidRequest(
+            f"{field} has the shape {list(shape)[:8]}", field=f"{field}.shape", remedy="send smaller sizes"
+        ) from None

@@ -37,11 +37,14 @@ class ManifestStore:
         fixed: Iterable[ModelDeployment] = (),
         variables: Mapping[str, str],
         clock: Callable[[], float] = time.time,
+        watch: Callable[..., AsyncIterator[object]] = watchfiles.awatch,
     ) -> None:
         self._paths = tuple(path.absolute() for path in paths)
         self._fixed = [Document(Path("command line"), number, resource=d) for number, d in enumerate(fixed, start=1)]
         self._variables = variables
         self._clock = clock
+        self._watch = watch
+        self._deaf = False  # and it has been said
         self._merge = Merge({})
 
     @property
@@ -74,22 +77,31 @@ class ManifestStore:
         while self._paths:
             folders = {path if path.is_dir() else path.parent for path in self._paths}
             there = [folder for folder in folders if folder.is_dir()]
-            if not there:
-                await asyncio.sleep(rescan_s)
-                yield
-                continue
-            heard = watchfiles.awatch(
-                *there,
-                watch_filter=self._concerns,
-                debounce=_DEBOUNCE_MS,
-                step=_STEP_MS,
-                rust_timeout=round(rescan_s * 1000),
-                yield_on_timeout=True,
-                recursive=False,
-                ignore_permission_denied=True,
-            )
-            async for _ in heard:
-                yield
+            try:
+                async for _ in self._heard(there, rescan_s):
+                    yield
+            except (OSError, RuntimeError) as error:  # RuntimeError: the system has no more watches to give
+                if not self._deaf:
+                    self._deaf = True
+                    log.warning("changes of manifests are not heard, only found", every_s=rescan_s, cause=str(error))
+            await asyncio.sleep(rescan_s)
+            yield
+
+    async def _heard(self, folders: Sequence[Path], rescan_s: float) -> AsyncIterator[None]:
+        if not folders:
+            return
+        heard = self._watch(
+            *folders,
+            watch_filter=self._concerns,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            rust_timeout=round(rescan_s * 1000),
+            yield_on_timeout=True,
+            recursive=False,
+            ignore_permission_denied=True,
+        )
+        async for _ in heard:
+            yield
 
     def _concerns(self, _: watchfiles.Change, path: str) -> bool:
         return Path(path).suffix in SUFFIXES or Path(path) in self._paths

@@ -65,7 +65,8 @@ class _Merging:
         """Their last good objects go on."""
         files = set(broken)
         for key, stored in self.before.items():
-            if stored.file in files and key not in self.store:
+            broken_itself = stored.file in files or stored.file.parent in files  # or its folder cannot be read
+            if broken_itself and key not in self.store:
                 self.store[key] = stored
 
     def _created(self, written: ModelDeployment) -> ModelDeployment:

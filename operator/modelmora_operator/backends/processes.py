@@ -22,6 +22,7 @@ from modelmora_operator.backends.state_folder import StateFolder
 from modelmora_operator.backends.worker_process import WorkerOptions, WorkerProcess
 from modelmora_operator.cluster import Failure, FailureRecord, Snapshot, WorkerSpec
 from modelmora_operator.duplicates import Identity, identity
+from modelmora_operator.spec_hash import spec_hash
 
 log = structlog.get_logger(__name__)
 
@@ -132,6 +133,7 @@ class ProcessCluster:
         )
         self._processes.setdefault(worker.key, {})[worker.worker_id] = process
         self._tasks.create_task(self._own(process), name=f"worker-{worker.worker_id}")
+        self._mark(worker.key)  # that it exists is news, even before it can be heard
         return True
 
     async def stop(self, key: Key, worker_id: str) -> None:
@@ -158,10 +160,20 @@ class ProcessCluster:
             end = failures.End(process.spec.spec_hash, process.observed.started_at, now, lost)
         finally:
             self._forget(process)
-        if end is not None and key in self._deployments:
-            self._failures[key] = failures.recorded(self._failures.get(key), end, self._chance())
-            self._log_failure(process, self._failures[key])
+        self._remember(process, end)
         self._mark(key)
+
+    def _remember(self, process: WorkerProcess, end: failures.End | None) -> None:
+        key, record = process.spec.key, self._failures.get(process.spec.key)
+        if end is None:
+            if record and record.spec_hash == process.spec.spec_hash and failures.was_stable(process.served_s):
+                del self._failures[key]  # the failures before it are no longer in a row with the next one
+            return
+        now = failures.recorded(record, end, self._chance())
+        self._log_failure(process, now)
+        deployment = self._deployments.get(key)
+        if deployment is not None and spec_hash(deployment.spec) == end.spec_hash:
+            self._failures[key] = now  # of an older spec: nobody will try that one again
 
     def _forget(self, process: WorkerProcess) -> None:
         siblings = self._processes[process.spec.key]

@@ -69,6 +69,11 @@ class WorkerProcess:
         self._ending = asyncio.Event()  # it has failed, or is asked to stop
         self._log = log.bind(model=spec.deployment.model_id, worker=spec.worker_id)
 
+    @property
+    def served_s(self) -> float | None:
+        """For how long it has served; None: it never did."""
+        return None if self._served_since is None else self._clock() - self._served_since
+
     def ask_to_stop(self) -> None:
         """Begins to drain and end it; nothing happens the second time."""
         if self.observed.terminating:
@@ -85,15 +90,38 @@ class WorkerProcess:
             self._place.remove()
 
     async def _live(self) -> End | None:
-        try:
-            child = await self._launcher.launch(self._launch())
-        except OSError as error:
-            message = f"no process could be started for the worker {self.spec.worker_id}: {error}"
-            return self._end(Failure("spawn", "SpawnFailed", message, "free memory or processes on this machine"))
+        child = await self._launched()
+        if not isinstance(child, Child):
+            return self._end(child) if child and not self.observed.terminating else None
         exit_code = await self._until_end(child)
         failure = None if self.observed.terminating else self._why(exit_code)
         self._log.info("worker ended", exit_code=exit_code, reason=failure.reason if failure else "asked to")
         return self._end(failure) if failure else None
+
+    async def _launched(self) -> Child | Failure | None:
+        """None: it was asked to stop before there was a process."""
+        launching: asyncio.Task[Child | Failure] | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                launching = tasks.create_task(self._try_to_launch(), name=f"launch-{self.spec.worker_id}")
+                ending = tasks.create_task(self._ending.wait(), name=f"ending-{self.spec.worker_id}")
+                await asyncio.wait({launching, ending}, timeout=self._deadline_s, return_when=asyncio.FIRST_COMPLETED)
+                launching.cancel()
+                ending.cancel()
+        except asyncio.CancelledError:
+            if launching and not launching.cancelled() and isinstance(child := launching.result(), Child):
+                await _killed(child)
+            raise
+        if not launching.cancelled():
+            return launching.result()
+        return None if self.observed.terminating else self._too_late(None)
+
+    async def _try_to_launch(self) -> Child | Failure:
+        try:
+            return await self._launcher.launch(self._launch())
+        except OSError as error:
+            message = f"no process could be started for the worker {self.spec.worker_id}: {error}"
+            return Failure("spawn", "SpawnFailed", message, "free memory or processes on this machine")
 
     def _launch(self) -> Launch:
         deployment = self.spec.deployment
@@ -158,7 +186,7 @@ class WorkerProcess:
 
     async def _end_in_time(self, child: Child) -> None:
         try:
-            async with asyncio.timeout(self.spec.deployment.spec.rollout.progress_deadline_seconds):
+            async with asyncio.timeout(self._deadline_s):
                 await self._settled.wait()
         except TimeoutError:
             self._overdue = True
@@ -179,15 +207,21 @@ class WorkerProcess:
 
     def _why(self, exit_code: int) -> Failure:
         if self._overdue:
-            deadline_s = self.spec.deployment.spec.rollout.progress_deadline_seconds
-            return Failure(
-                where=self.observed.phase.lower(),
-                reason="ProgressDeadlineExceeded",
-                message=f"the worker {self.spec.worker_id} did not serve within {deadline_s} s",
-                remedy="see its log for what it waits for, or raise spec.rollout.progressDeadlineSeconds",
-                exit_code=exit_code,
-            )
+            return self._too_late(exit_code)
         return worker_reports.why_it_ended(self.observed, exit_code, self._place.termination_message)
+
+    def _too_late(self, exit_code: int | None) -> Failure:
+        return Failure(
+            where=worker_reports.WHILE[self.observed.phase],
+            reason="ProgressDeadlineExceeded",
+            message=f"the worker {self.spec.worker_id} did not serve within {self._deadline_s} s",
+            remedy="see its log for what it waits for, or raise spec.rollout.progressDeadlineSeconds",
+            exit_code=exit_code,
+        )
+
+    @property
+    def _deadline_s(self) -> int:
+        return self.spec.deployment.spec.rollout.progress_deadline_seconds
 
     def _end(self, failure: Failure) -> End:
         return End(self.spec.spec_hash, self.observed.started_at, self._clock(), failure, self._served_since)

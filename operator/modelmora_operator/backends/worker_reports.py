@@ -34,7 +34,7 @@ _PHASES: Final = {
     worker_pb2.WORKER_PHASE_DRAINING: Phase.DRAINING,
     worker_pb2.WORKER_PHASE_FAILED: Phase.FAILED,
 }
-_WHILE: Final = {
+WHILE: Final = {
     Phase.STARTING: "spawn",
     Phase.FETCHING: "fetch",
     Phase.LOADING: "load",
@@ -43,6 +43,8 @@ _WHILE: Final = {
     Phase.DRAINING: "serve",
     Phase.FAILED: "load",
 }
+_LONGEST_WORD: Final = 256
+_LONGEST_TEXT: Final = 4096
 _LONGEST_MESSAGE: Final = 64 * 1024
 _NOTEWORTHY: Final = 0.05  # of the size that was reported before
 
@@ -83,7 +85,7 @@ def why_it_ended(worker: ObservedWorker, exit_code: int, termination_message: Pa
     if worker.failure is not None:
         return replace(worker.failure, exit_code=exit_code)
     return Failure(
-        where=_WHILE[worker.phase],
+        where=WHILE[worker.phase],
         reason=CRASHED,
         message=f"the worker {worker.worker_id} {_how(exit_code)} while it was {worker.phase.lower()}",
         remedy=_crash_remedy(exit_code),
@@ -101,7 +103,7 @@ def _last_words(termination_message: Path) -> Failure | None:
     if not isinstance(said, dict) or not said.get("reason"):
         return None
     where, reason, message, remedy = (str(said.get(name) or "") for name in ("where", "reason", "message", "remedy"))
-    return Failure(where=where or "load", reason=reason, message=message, remedy=remedy)
+    return _bounded(where, reason, message, remedy)
 
 
 def _failure(update: worker_pb2.StatusUpdate) -> Failure | None:
@@ -109,7 +111,17 @@ def _failure(update: worker_pb2.StatusUpdate) -> Failure | None:
         return None
     said = update.failure
     reason, message = said.reason or CRASHED, said.message or "the worker failed and did not say why"
-    return Failure(where=said.where or "load", reason=reason, message=message, remedy=said.remedy)
+    return _bounded(said.where, reason, message, said.remedy)
+
+
+def _bounded(where: str, reason: str, message: str, remedy: str) -> Failure:
+    """A worker runs code of others, whose errors may be of any length; what a status may hold is bounded."""
+    return Failure(
+        where=where[:_LONGEST_WORD] or "load",
+        reason=reason[:_LONGEST_WORD],
+        message=message[:_LONGEST_TEXT],
+        remedy=remedy[:_LONGEST_TEXT],
+    )
 
 
 def _artifact(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: float) -> ArtifactStatus | None:

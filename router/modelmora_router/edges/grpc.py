@@ -1,16 +1,17 @@
 """gRPC: `modelmora.v1` as it is, no JSON and no pydantic on the way of an inference."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from functools import lru_cache
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from modelmora.errors import FeatureUnavailable, InternalError, InvalidRequest, ModelMoraError
+from modelmora.errors import FeatureUnavailable, InternalError, InvalidRequest, MalformedRequest, ModelMoraError
 from modelmora.spec import ModelRef, Priority
 from modelmora.v1 import (
     inference_pb2,
@@ -21,7 +22,7 @@ from modelmora.v1 import (
     registry_pb2_grpc,
     types_pb2,
 )
-from modelmora.wire.status import to_rpc
+from modelmora.wire.status import abbreviated, to_rpc
 from modelmora_router import admission
 from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.dataplane import DataPlane
@@ -48,7 +49,9 @@ class Caller:
         self._context = context
         self._settings = settings
         self._metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        self.given_id = request_id or self._metadata.get(REQUEST_ID_KEY, "")
+        # Every error names its request: one that the caller did not name, or not by something that can be shown, too.
+        self.given_id = request_id or self._metadata.get(REQUEST_ID_KEY, "") or admission.request_id("")
+        self._shown_id = self.given_id if admission.is_request_id(self.given_id) else admission.request_id("")
 
     @property
     def namespace(self) -> str:
@@ -61,12 +64,12 @@ class Caller:
         except ModelMoraError as error:
             failure = error
         except Exception:  # the request's top
-            log.exception("request failed", request_id=self.given_id)
+            log.exception("request failed", request_id=self._shown_id)
             failure = InternalError("the router failed on this request", remedy="see its log, and report it")
         return await self._abort(failure)
 
     async def _abort(self, error: ModelMoraError) -> NoReturn:
-        status = to_rpc(error.located(request_id=self.given_id))
+        status = to_rpc(abbreviated(error.located(request_id=self._shown_id)))
         await self._context.abort_with_status(rpc_status.to_status(status))
 
 
@@ -79,6 +82,8 @@ def call_of(
         InvalidRequest: an id or a priority that is none.
     """
     now = time.monotonic()
+    # What this release does not know could be nested too deeply for the worker, and end its stream for all others.
+    request.DiscardUnknownFields()
     if request.priority not in _PRIORITIES:
         raise InvalidRequest(
             f"priority {request.priority} is unknown", field="priority", remedy="use CRITICAL, HIGH, NORMAL or LOW"
@@ -241,8 +246,47 @@ class ManagementEdge(management_pb2_grpc.ManagementServiceServicer):
         return system_message(self._plane.system())
 
 
+class _Registrar:
+    """Takes handlers as a server does, and makes bytes that are no message one more error of ours.
+
+    gRPC itself would answer UNKNOWN, and log a traceback for what is the caller's fault.
+    """
+
+    def __init__(self, server: grpc.aio.Server, settings: RouterSettings) -> None:
+        self._server = server
+        self._settings = settings
+
+    def add_generic_rpc_handlers(self, _: object) -> None:
+        """The handlers that come by name as well."""
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        forgiving = {
+            name: self._forgiving(handler) if handler.unary_unary else handler for name, handler in handlers.items()
+        }
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, forgiving),))
+
+    def _forgiving(self, handler: Any) -> Any:  # noqa: ANN401 - grpc.RpcMethodHandler, which has no types
+        def read(data: bytes) -> Any:  # noqa: ANN401 - the message, or None
+            try:
+                return handler.request_deserializer(data)
+            except DecodeError:
+                return None
+
+        async def behave(request: Any, context: Context) -> Any:  # noqa: ANN401 - the messages of any method
+            if request is None:
+                unreadable = MalformedRequest(
+                    "the bytes are no such message",
+                    remedy="send a message of modelmora.v1; reflection tells what it is",
+                )
+                await Caller(context, self._settings).answered(_refuse(unreadable))
+            return await handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(behave, read, handler.response_serializer)
+
+
 def add_to(server: grpc.aio.Server, plane: DataPlane, settings: RouterSettings) -> None:
     """Serves the three services on this server."""
-    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceEdge(plane, settings), server)
-    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryEdge(plane, settings), server)
-    management_pb2_grpc.add_ManagementServiceServicer_to_server(ManagementEdge(plane, settings), server)
+    registrar: Any = _Registrar(server, settings)
+    inference_pb2_grpc.add_InferenceServiceServicer_to_server(InferenceEdge(plane, settings), registrar)
+    registry_pb2_grpc.add_RegistryServiceServicer_to_server(RegistryEdge(plane, settings), registrar)
+    management_pb2_grpc.add_ManagementServiceServicer_to_server(ManagementEdge(plane, settings), registrar)

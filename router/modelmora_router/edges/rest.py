@@ -6,16 +6,18 @@ Model ids hold slashes, raw or as %2F, so a path is matched with its action last
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, FastAPI, Query, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from modelmora.errors import FeatureUnavailable, ModelMoraError, PayloadTooLarge, RequestCancelled
+from modelmora.errors import FeatureUnavailable, MalformedRequest, ModelMoraError, PayloadTooLarge, RequestCancelled
 from modelmora.spec import ModelRef
+from modelmora.v1.types_pb2 import Value
 from modelmora_router import admission
 from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.dataplane import DataPlane
@@ -127,7 +129,7 @@ class RestEdge:
         call = InferenceCall(
             namespace=namespace,
             ref=ref,
-            input=schemas.input_values(body.input),
+            input=self._values(body.input),
             parameters=schemas.parameters_struct(body.parameters),
             priority=schemas.priority_of(body.priority),
             timeout_s=body.timeout_seconds,
@@ -200,12 +202,35 @@ class RestEdge:
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise _too_large(limit)
-        body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise _too_large(limit)
-        return bytes(body)
+        try:
+            async with asyncio.timeout(self._settings.body_timeout_s):
+                return await _bounded_body(request, limit)
+        except ClientDisconnect:
+            raise RequestCancelled("the client hung up before its request was complete") from None
+        except TimeoutError:
+            raise MalformedRequest(
+                f"the body was not complete after {self._settings.body_timeout_s:g} s", remedy="send all of it at once"
+            ) from None
+
+    def _values(self, inputs: Mapping[str, Any]) -> Mapping[str, Value]:
+        values = schemas.input_values(inputs)
+        # Numbers are larger as a tensor than as JSON; a worker takes no more than gRPC callers may send.
+        if sum(value.ByteSize() for value in values.values()) > self._settings.max_request_bytes:
+            raise PayloadTooLarge(
+                f"the inputs have more than {self._settings.max_request_bytes} bytes as tensors",
+                field="input",
+                remedy="send less in one request, or raise the setting max_request_bytes",
+            )
+        return values
+
+
+async def _bounded_body(request: Request, limit: int) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -19,6 +19,7 @@ from modelmora.errors import InferenceFailed, InvalidRequest, MalformedRequest, 
 from modelmora.spec import Priority
 from modelmora.v1.types_pb2 import Image, Images, Value
 from modelmora.wire.values import from_value, to_value
+from modelmora_router.admission import MAX_INPUTS, check_parameter_size
 
 _MAX_PROBLEMS: Final = 5
 _VALUE_REMEDY: Final = (
@@ -35,7 +36,7 @@ class _Body(BaseModel):
 class InferenceBody(_Body):
     """A request for an inference."""
 
-    input: dict[str, Any] = Field(examples=[{"text": ["hello", "world"]}])
+    input: dict[str, Any] = Field(max_length=MAX_INPUTS, examples=[{"text": ["hello", "world"]}])
     """Named inputs: a text, a list of texts, {"base64": "…"} or a list of them, or nested lists of numbers."""
     parameters: dict[str, Any] = {}
     """Task-specific settings of this call, for example {"normalize": true}."""
@@ -180,19 +181,8 @@ def _text_value(items: Sequence[object], *, field: str) -> Value:
         if not isinstance(text, str):
             path = f"{field}[{index}]"
             raise InvalidRequest(f"{path} is {_described(text)} among texts", field=path, remedy=_VALUE_REMEDY)
-        if not text.isascii():
-            _refuse_half_surrogates(text, field=field)
         texts.append(text)
     return to_value(texts, field=field)
-
-
-def _refuse_half_surrogates(text: str, *, field: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidRequest(
-            f"{field} holds half of a surrogate pair", field=field, remedy="send both halves, or the character itself"
-        ) from None
 
 
 def _images_value(items: list[Any], *, field: str) -> Value:
@@ -213,7 +203,9 @@ def _image(item: object, *, field: str) -> Image:
 
 def _tensor_value(value: object, *, field: str) -> Value:
     try:
-        array = np.asarray(value)
+        # As objects first: a text among numbers would make each element as long as that text.
+        kinds = set(map(type, np.asarray(value, dtype=object).flat))
+        array = np.asarray(value if kinds <= {bool, int, float} else None)
     except (ValueError, OverflowError):  # ragged lists; integers beyond 64 bits
         array = np.asarray(None)
     if array.dtype.kind not in "bif":
@@ -229,16 +221,18 @@ def parameters_struct(parameters: Mapping[str, Any]) -> Struct | None:
     """The message for the parameters; None if there are none.
 
     Raises:
-        InvalidRequest: a text in them that is no Unicode, or too deep a nesting.
+        InvalidRequest: a text in them that is no Unicode, a number beyond those of JSON, or too deep a nesting.
+        PayloadTooLarge: more of them than settings can be.
     """
     if not parameters:
         return None
     struct = Struct()
     try:
+        check_parameter_size(len(json.dumps(parameters)))
         struct.update(dict(parameters))
-    except (ValueError, RecursionError):
+    except (ValueError, OverflowError, RecursionError):
         raise InvalidRequest(
-            "parameters hold a text that is no Unicode, or are nested too deeply",
+            "parameters hold a text that is no Unicode or too large a number, or are nested too deeply",
             field="parameters",
             remedy="send names with plain values",
         ) from None

@@ -56,3 +56,22 @@ def test_a_file_without_a_manifest_is_wrong(tmp_path: Path, content: str) -> Non
     code, _, err = run(str(tmp_path / "a.yaml"))
     assert code == 1
     assert "a.yaml" in err
+
+
+def test_the_same_object_and_the_same_version_are_not_valid_twice(tmp_path: Path) -> None:
+    identified = GOOD.replace("task", "id: org/x, task")
+    again = [identified.replace("NAME", name) for name in ("a", "b")] + [GOOD.replace("NAME", "a")]
+    (tmp_path / "a.yaml").write_text("---".join(again))
+    code, out, err = run(str(tmp_path))
+    assert code == 1
+    assert "ModelDeployment a is valid" in out
+    assert "document 2" in err
+    assert "document 3" in err
+
+
+def test_a_source_that_cannot_be_understood_is_not_valid(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD.replace("NAME", "a").replace("package://a/b", "file://relative/path"))
+    code, _, err = run(str(tmp_path))
+    assert code == 1
+    assert "spec.model.source.uri" in err
+    assert "three slashes" in err

@@ -39,6 +39,23 @@ def test_an_error_survives_the_way_over_grpc(leaf: type[ModelMoraError]) -> None
     assert (type(got), got.message, got.context) == (leaf, sent.message, sent.context)
 
 
+@pytest.mark.parametrize("letter", ["x", "ä", "語", "\n"])
+def test_an_error_of_any_length_fits_into_the_trailers_of_a_call(letter: str) -> None:
+    long = errors.InferenceFailed(letter * 100_000, field=letter * 1000, remedy=letter * 1000, request_id="r-1")
+    short = status.abbreviated(long)
+    percent_encoded, base64_encoded = 3, 4 / 3
+    size = percent_encoded * len(short.message.encode()) + base64_encoded * status.to_rpc(short).ByteSize()
+    assert size < 8 * 1024
+    assert (type(short), short.context.request_id) == (errors.InferenceFailed, "r-1")
+    assert long.message.startswith(short.message[:-1])
+
+
+def test_an_error_that_fits_is_not_cut() -> None:
+    sent = errors.InferenceFailed("it broke", **FULL)  # type: ignore[arg-type]
+    got = status.abbreviated(sent)
+    assert (got.message, got.context) == (sent.message, sent.context)
+
+
 @every_leaf
 @pytest.mark.req("RM-1.4e")
 def test_an_error_survives_the_way_over_http(leaf: type[ModelMoraError]) -> None:

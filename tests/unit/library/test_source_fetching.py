@@ -88,6 +88,28 @@ def test_a_folder_that_contains_itself_is_hashed_once(model: Path, tmp_path: Pat
     assert len(get(f"file://{model}", tmp_path).sha256) == 2
 
 
+def test_a_pipe_is_no_file_of_a_model_even_behind_a_link(model: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (model / "notes.txt").symlink_to(tmp_path / "pipe")
+    assert "notes.txt" not in get(f"file://{model}", tmp_path).sha256
+
+
+def test_a_link_that_leads_nowhere_is_told(model: Path, tmp_path: Path) -> None:
+    (model / "lost.safetensors").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(SourceNotFound, match=r"lost\.safetensors"):
+        get(f"file://{model}", tmp_path)
+
+
+def test_weights_of_other_formats_need_a_pin_too_and_a_pin_may_be_written_with_a_dot(
+    model: Path, tmp_path: Path
+) -> None:
+    pins = {"./model.safetensors": SHA256}
+    assert get(f"file://{model}", tmp_path, sha256=pins, unpinned="Refuse").files == 2
+    (model / "model.ONNX").write_bytes(b"weights")
+    with pytest.raises(ChecksumMismatch, match=r"model\.ONNX"):
+        get(f"file://{model}", tmp_path, sha256=pins, unpinned="Refuse")
+
+
 def test_a_pinned_file_is_held_against_its_pin(model: Path, tmp_path: Path) -> None:
     assert get(f"file://{model}", tmp_path, sha256={"model.safetensors": SHA256}).files == 2
     with pytest.raises(ChecksumMismatch) as caught:
@@ -124,6 +146,31 @@ def test_a_package_is_found_without_being_executed(
     fetched = get("package://explosive_model/model", tmp_path)
     assert fetched.path == (package / "model").resolve()
     assert "explosive_model" not in sys.modules
+
+
+def test_a_package_inside_another_is_found_without_executing_either(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "explosive_parent" / "models"
+    package.mkdir(parents=True)
+    for folder in (package.parent, package):
+        (folder / "__init__.py").write_text("raise SystemExit('executed')")
+    model.rename(package / "minilm")
+    monkeypatch.syspath_prepend(str(package.parent.parent))
+    fetched = get("package://explosive_parent.models/minilm", tmp_path)
+    assert fetched.path == (package / "minilm").resolve()
+    assert "explosive_parent" not in sys.modules
+
+
+def test_a_part_of_a_namespace_package_is_found_in_whichever_place_it_lies(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in ("first", "second"):
+        (tmp_path / place / "spread_out").mkdir(parents=True)
+        monkeypatch.syspath_prepend(str(tmp_path / place))
+    model.rename(tmp_path / "first" / "spread_out" / "model")
+    (tmp_path / "second" / "spread_out" / "other").mkdir()
+    assert get("package://spread_out/model", tmp_path).path == (tmp_path / "first" / "spread_out" / "model").resolve()
 
 
 def test_a_package_may_not_lead_out_of_itself(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

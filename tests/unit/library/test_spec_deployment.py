@@ -51,6 +51,8 @@ def test_a_manifest_is_the_same_after_a_round_trip() -> None:
         ({"scaling": {"minReplicas": -1}}, "spec.scaling.minReplicas"),
         ({"scaling": {"minReplicas": "1"}}, "spec.scaling.minReplicas"),
         ({"scaling": {"minReplicas": True}}, "spec.scaling.minReplicas"),
+        ({"model": {"config": {"parameters": {"a": [1, float("nan")]}}}}, "spec.model.config.parameters.a[1]"),
+        ({"health": {"inference": {"input": {"x": float("-inf")}}}}, "spec.health.inference.input.x"),
         ({"scaling": {"minReplicas": float("nan")}}, "spec.scaling.minReplicas"),
         ({"scaling": []}, "spec.scaling"),
         ({"resources": {"requests": {"memory": "-1Gi"}}}, "spec.resources.requests.memory"),

@@ -40,8 +40,8 @@ def test_texts_and_images_round_trip_as_lists(value: Any, expected: Any) -> None
 
 @pytest.mark.parametrize(
     "value",
-    [[], ["a", b"b"], 7, None, {"a": 1}, np.array([object()])],
-    ids=["empty", "mixed", "number", "none", "mapping", "objects"],
+    [[], ["a", b"b"], 7, None, {"a": 1}, np.array([object()]), "\ud800", ["a", "\ud800"]],
+    ids=["empty", "mixed", "number", "none", "mapping", "objects", "surrogate", "surrogates"],
 )
 def test_what_cannot_travel_is_refused_by_name(value: Any) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -57,10 +57,12 @@ def test_what_cannot_travel_is_refused_by_name(value: Any) -> None:
         (types_pb2.Tensor(datatype=types_pb2.DATA_TYPE_FP32, shape=[-1, -1], data=b"1234"), "input.shape"),
         (types_pb2.Tensor(datatype=types_pb2.DATA_TYPE_FP32, shape=[2**62, 2**62], data=b"1234"), "input.data"),
         (types_pb2.Tensor(datatype=types_pb2.DATA_TYPE_UINT8, shape=[1] * 33, data=b"1"), "input.shape"),
+        (types_pb2.Tensor(datatype=types_pb2.DATA_TYPE_FP32, shape=[2**62, 0]), "input.shape"),
+        (types_pb2.Tensor(datatype=types_pb2.DATA_TYPE_FP32, shape=[2**62, 2**62, 0]), "input.shape"),
         (types_pb2.Tensor(shape=[1], data=b"1"), "input.datatype"),
         (types_pb2.Tensor(datatype=types_pb2.DataType.ValueType(99), shape=[1], data=b"1"), "input.datatype"),
     ],
-    ids=["too-short", "negative", "overflow", "rank", "no-datatype", "unknown-datatype"],
+    ids=["too-short", "negative", "overflow", "rank", "empty", "empty-overflow", "no-datatype", "unknown-datatype"],
 )
 def test_a_tensor_that_lies_is_refused(tensor: types_pb2.Tensor, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:

@@ -122,7 +122,9 @@ def test_the_four_conditions_are_always_there_and_the_others_only_while_true() -
     assert (resting, waking) == (ALWAYS, ALWAYS | {"Reconciling"})
 
 
-@pytest.mark.parametrize("reason", ["InvalidSource", "UnsafeWeights", "InvalidEngine", "ChecksumMismatch"])
+@pytest.mark.parametrize(
+    "reason", ["InvalidSource", "UnsafeWeights", "InvalidEngine", "ChecksumMismatch", "ProgressDeadlineExceeded"]
+)
 def test_stalled_says_what_time_does_not_heal(reason: str) -> None:
     record = replace(failed(MODEL), last=Failure("fetch", reason, "no such thing"))
     said = status(MODEL, demand=WANTED, failure=record)

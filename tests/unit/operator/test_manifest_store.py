@@ -89,6 +89,51 @@ async def test_a_broken_edit_leaves_the_last_good_one_and_names_file_and_field(t
     assert [d.metadata.generation for d in store.deployments.values()] == [2]
 
 
+async def test_a_folder_that_cannot_be_read_for_a_moment_takes_no_model_away(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    write(folder / "a.yaml")
+    store = ManifestStore([folder], variables={})
+    await store.read()
+    good = store.deployments
+    folder.rename(tmp_path / "away")
+    assert not await store.read()
+    assert store.deployments == good
+    assert str(folder) in store.problems[0].message
+    (tmp_path / "away" / "a.yaml").unlink()
+    (tmp_path / "away").rename(folder)
+    await store.read()
+    assert names(store) == set()
+
+
+async def test_a_folder_that_may_not_be_listed_is_a_problem_and_no_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a.yaml")
+    store = ManifestStore([tmp_path], variables={})
+    await store.read()
+
+    def refuse(_: Path) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    await store.read()
+    assert names(store) == {"minilm"}
+    assert "Permission denied" in store.problems[0].message
+
+
+async def test_changes_are_found_where_the_system_has_no_watch_to_give(tmp_path: Path) -> None:
+    async def none_left(*_: Path, **__: Any) -> AsyncIterator[object]:
+        raise RuntimeError("Too many open files (os error 24)")
+        yield
+
+    store = ManifestStore([tmp_path], variables={}, watch=none_left)
+    await store.read()
+    async with watching(store, rescan_s=0.05):
+        write(tmp_path / "a.yaml", "found")
+        await eventually(lambda: names(store) == {"found"}, what="the new file")
+
+
 async def test_a_file_that_is_replaced_by_renaming_is_heard_of(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", "before")
     store = ManifestStore([file], variables={})

@@ -54,6 +54,19 @@ def test_without_demand_the_worker_goes() -> None:
     assert state(planned(snapshot(proven))) is ModelState.STANDBY
 
 
+def test_a_clock_that_was_set_back_does_not_hold_up_the_next_attempt() -> None:
+    wanted = snapshot(LAZY, load=1, failure=failed(LAZY, 2))
+    assert planned(wanted, NOW - 60).requeue_after_s == 80
+    assert planned(wanted, NOW - 3600).start
+
+
+def test_while_no_router_lives_a_rollout_does_not_grow() -> None:
+    model = deployment(scaling={"maxReplicas": 5})
+    older = worker(deployment(scaling={"maxReplicas": 5}, runtime={"engine": "python:a:B"}))
+    made = planned(snapshot(model, older, worker(model, phase=Phase.LOADING), routers_alive=False))
+    assert (made.start, made.stop) == ((), ())
+
+
 def test_a_deleted_deployment_leaves_no_worker_and_no_status() -> None:
     running, ending = worker(LAZY, 0), worker(LAZY, 1, terminating=True)
     made = planned(Snapshot(KEY, None, (running, ending)))

@@ -8,7 +8,7 @@ import pytest
 from modelmora.v1 import worker_pb2
 from modelmora_operator.backends.worker_reports import updated, why_it_ended
 from modelmora_operator.cluster import Failure, Phase
-from tests.support.operator_values import NOW, deployment, worker
+from tests.support.operator_values import NOW, deployment, reported, worker
 
 LOADING = worker(deployment(), phase=Phase.LOADING)
 
@@ -37,6 +37,17 @@ def test_a_failed_worker_is_quoted() -> None:
     said = worker_pb2.Failure(reason="LoadFailed", message="broken", remedy="mend it", where="load")
     now = updated(LOADING, worker_pb2.StatusUpdate(phase=worker_pb2.WORKER_PHASE_FAILED, failure=said), NOW)
     assert now.failure == Failure("load", "LoadFailed", "broken", "mend it")
+
+
+def test_what_a_worker_says_fits_a_status_however_long_it_is(tmp_path: Path) -> None:
+    said = worker_pb2.Failure(reason="R" * 9_999, message="broken " * 9_999, remedy="mend it " * 9_999, where="w" * 999)
+    now = updated(LOADING, worker_pb2.StatusUpdate(phase=worker_pb2.WORKER_PHASE_FAILED, failure=said), NOW)
+    message = tmp_path / "termination.json"
+    message.write_text(json.dumps({"reason": "R" * 9_999, "message": "broken " * 5_000, "where": "w" * 999}))
+    loading = deployment()
+    for failure in (now.failure, why_it_ended(LOADING, 1, message)):
+        failed = worker(loading, phase=Phase.FAILED, failure=failure)
+        assert reported(loading, failed).status.last_failure is not None
 
 
 def test_the_termination_message_is_why_it_ended(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from google.protobuf.struct_pb2 import Struct
 from modelmora.errors import InvalidRequest, PayloadTooLarge
 from modelmora.v1.types_pb2 import Image, Images, Tensor, Text, Value
 from modelmora_router.admission import (
+    MAX_INPUTS,
+    MAX_PARAMETER_BYTES,
     Limits,
     check_input,
     check_parameters,
@@ -88,6 +90,32 @@ def test_parameters_that_a_worker_could_not_read_are_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         check_parameters(nested(16))
     assert caught.value.context.field == "parameters"
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_parameters_that_json_cannot_say_are_refused_wherever_they_are(number: float) -> None:
+    for hidden in (number, [number], {"a": [number]}):
+        struct = Struct()
+        struct.update({"top": hidden})
+        with pytest.raises(InvalidRequest) as caught:
+            check_parameters(struct)
+        assert caught.value.context.field == "parameters"
+
+
+def test_more_parameters_than_settings_can_be_are_refused() -> None:
+    struct = Struct()
+    struct.update({"a": "x" * MAX_PARAMETER_BYTES})
+    with pytest.raises(PayloadTooLarge):
+        check_parameters(struct)
+
+
+def test_more_inputs_than_a_model_can_have_are_refused() -> None:
+    named = {f"input{number}": texts("a") for number in range(MAX_INPUTS + 1)}
+    with pytest.raises(PayloadTooLarge) as caught:
+        check_input(named, LIMITS)
+    assert caught.value.context.field == "input"
+    named.popitem()
+    check_input(named, LIMITS)
 
 
 def test_a_request_gets_an_id_if_it_has_none() -> None:

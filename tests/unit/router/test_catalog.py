@@ -1,5 +1,7 @@
 """Which deployment a request is for."""
 
+import difflib
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Any
 
@@ -78,6 +80,23 @@ def test_an_unknown_id_is_answered_with_similar_ones(asked: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
         models.resolve("default", ModelRef(asked))
     assert caught.value.context.remedy == "did you mean 'org/minilm-l6'?"
+
+
+def test_of_many_models_only_some_are_compared_with_an_unknown_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = catalog(
+        *(deployment(f"m{number}", model={"id": f"org/{'x' * (number % 90)}{number}"}) for number in range(300))
+    )
+    compared: list[int] = []
+    real = difflib.get_close_matches
+
+    def counted(word: str, known: Collection[str], n: int) -> list[str]:
+        compared.append(len(known))
+        return real(word, list(known), n=n)
+
+    monkeypatch.setattr(difflib, "get_close_matches", counted)
+    with pytest.raises(ModelNotFound):
+        models.resolve("default", ModelRef("org/unknown"))
+    assert max(compared) <= 100  # each costs the time that others wait
 
 
 def test_an_unknown_version_is_answered_with_those_that_there_are() -> None:

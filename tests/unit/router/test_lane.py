@@ -307,6 +307,21 @@ async def test_what_crossed_with_a_workers_notice_to_drain_goes_elsewhere() -> N
         assert isinstance(await outcome, Answer)
 
 
+async def test_of_two_that_a_worker_refuses_the_older_goes_first_again() -> None:
+    async with running_lane() as bench:
+        replica = bench.replica()
+        outcomes = [bench.infer(call(text)) for text in ("older", "younger")]
+        await eventually(lambda: replica.texts == ["older", "younger"])
+        replica.serve(serving=False)
+        for text in ("older", "younger"):
+            replica.answer(text, error=ServerUnavailable("the worker drains"))
+        other = bench.replica("w2")
+        await eventually(lambda: len(other.texts) == 2)
+        assert other.texts == ["older", "younger"]
+        other.answer_all()
+        assert all([isinstance(await outcome, Answer) for outcome in outcomes])
+
+
 async def test_a_worker_that_refuses_again_and_again_is_not_asked_for_ever() -> None:
     async with running_lane() as bench:
         replica = bench.replica()

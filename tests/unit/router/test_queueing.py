@@ -40,6 +40,14 @@ class QueueAgainstModel(RuleBasedStateMachine):
         assert entry == self.lines[priority][0]
         self.queue.push_front(entry, entry, priority)
 
+    @precondition(lambda self: any(len(line) > 1 for line in self.lines.values()))
+    @rule(reverse=st.booleans())
+    def pop_all_and_put_back_in_any_order(self, *, reverse: bool) -> None:
+        popped = [(entry, priority) for priority, line in self.lines.items() for entry in line]
+        assert [self.queue.pop() for _ in popped] == [entry for entry, _ in popped]
+        for entry, priority in sorted(popped, reverse=reverse):
+            self.queue.push_front(entry, entry, priority)
+
     @rule(entry_id=st.integers(0, 30), priority=st.sampled_from(Priority))
     def remove(self, entry_id: int, priority: Priority) -> None:
         known = entry_id in self.lines[priority]

@@ -2,12 +2,13 @@
 
 import base64
 import json
+import tracemalloc
 from typing import Any
 
 import numpy as np
 import pytest
 
-from modelmora.errors import InferenceFailed, InvalidRequest, MalformedRequest
+from modelmora.errors import InferenceFailed, InvalidRequest, MalformedRequest, PayloadTooLarge
 from modelmora.spec import Priority
 from modelmora.v1.types_pb2 import DATA_TYPE_BF16, Tensor, Value
 from modelmora.wire.values import from_values, to_values
@@ -112,6 +113,35 @@ def test_parameters_with_half_a_surrogate_are_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         parameters_struct({"a": "\ud800"})
     assert caught.value.context.field == "parameters"
+
+
+def test_parameters_with_a_number_beyond_those_of_json_are_refused() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parameters_struct({"a": [10**400]})
+    assert caught.value.context.field == "parameters"
+
+
+def test_too_many_parameters_are_refused_before_they_become_a_message() -> None:
+    with pytest.raises(PayloadTooLarge):
+        parameters_struct({"a": [0] * 100_000})
+
+
+def test_more_inputs_than_a_model_can_have_are_refused() -> None:
+    body = json.dumps({"input": {f"input{number}": "a" for number in range(65)}}).encode()
+    with pytest.raises(InvalidRequest) as caught:
+        inference_body(body)
+    assert caught.value.context.field == "input"
+
+
+@pytest.mark.parametrize("value", [[1, "x" * 100_000, *"a" * 1000], [["x" * 100_000, *"a" * 1000]]])
+def test_a_long_text_among_numbers_does_not_make_every_element_so_long(value: list[Any]) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest):
+            input_values({"x": value})
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000  # it were 400 MB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.req("RM-1.4f")

@@ -69,7 +69,11 @@ def test_an_answer_that_cannot_travel_is_the_engines_fault(answer: Any) -> None:
         to_outputs(answer, model_id="m")
 
 
-@pytest.mark.parametrize("raised", [SystemExit(3), MemoryError(), InvalidRequest("no")])
+class Panic(BaseException):
+    """As libraries in Rust raise one."""
+
+
+@pytest.mark.parametrize("raised", [SystemExit(3), Panic("index out of bounds"), MemoryError(), InvalidRequest("no")])
 def test_whatever_an_engine_raises_becomes_an_answer(raised: BaseException) -> None:
     def infer(_: Sequence[EngineInput]) -> Any:
         raise raised

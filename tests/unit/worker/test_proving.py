@@ -44,6 +44,8 @@ VECTORS = np.ones((1, 4), np.float32)
         ({"text": ""}, "is empty"),
         ({"text": ["a", ""]}, "is empty"),
         ({"text": 3}, "of type int"),
+        ({"text": [3]}, "cannot travel: output.text is a list of int"),
+        ({"embeddings": np.array([object()])}, "cannot travel: output.embeddings has the dtype object"),
         (ValueError("no weights"), "ValueError: no weights"),
         (InvalidRequest("input.text is missing", field="input.text"), "input.text is missing"),
     ],

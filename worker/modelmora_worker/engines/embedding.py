@@ -21,11 +21,12 @@ from sentence_transformers import SentenceTransformer
 from transformers.utils import logging as transformers_logging
 
 from modelmora.errors import InferenceFailed, InvalidRequest, LoadFailed, ModelMoraError, UnsafeWeights
-from modelmora_worker.engines import EngineContext, EngineInput, Outputs, devices, weights
+from modelmora_worker.engines import EngineContext, EngineInput, Outputs, completeness, devices, weights
 
 _INPUT: Final = "text"
 _OUTPUT: Final = "embeddings"
 _PASS: Final = 32
+_PROBE: Final = "Which weights does an answer depend on?"
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Vectors = npt.NDArray[np.float32]
@@ -73,7 +74,9 @@ class EmbeddingEngine:
         weights.check_readable(context.folder, model_id=context.model_id)
         self.device = devices.choose(context.device, model_id=context.model_id)
         self._defaults = _defaults(context)
-        self._model = _load(context, self.device)
+        with completeness.recorded() as missing:
+            self._model = _load(context, self.device)
+        completeness.refuse_incomplete(missing, lambda: self._vectors([_PROBE]), model_id=context.model_id)
         self._max_length = _limit_length(self._model, context)
 
     def infer(self, batch: Sequence[EngineInput]) -> list[Outputs | ModelMoraError]:
@@ -122,16 +125,20 @@ class EmbeddingEngine:
         return vectors
 
     def _forward(self, texts: list[str]) -> Vectors:
+        with torch.inference_mode():
+            vectors: Vectors = self._vectors(texts).float().cpu().numpy()
+        return vectors
+
+    def _vectors(self, texts: list[str]) -> torch.Tensor:
         # Not encode(): it does the same for these arguments, and takes 0.9 ms more for each call.
         model = self._model
         prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
-        with torch.inference_mode():
-            features = model.preprocess(texts, prompt=prompt)
-            on_device = {
-                name: value.to(self.device) if isinstance(value, torch.Tensor) else value
-                for name, value in features.items()
-            }
-            vectors: Vectors = model.forward(on_device)["sentence_embedding"].float().cpu().numpy()
+        features = model.preprocess(texts, prompt=prompt)
+        on_device = {
+            name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for name, value in features.items()
+        }
+        vectors: torch.Tensor = model.forward(on_device)["sentence_embedding"]
         return vectors
 
 

@@ -1,7 +1,7 @@
 """Refuses what would execute code while it is loaded: pickled weights, and classes that a model's files bring along."""
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pydantic import JsonValue
@@ -39,6 +39,24 @@ def refuse_unsafe(folder: Path, *, model_id: str) -> None:
             remedy="name the folder that holds config.json and model.safetensors",
         )
     _refuse_foreign_modules(folder, model_id)
+    _refuse_hidden_shards(folder, model_id)
+
+
+def _refuse_hidden_shards(folder: Path, model_id: str) -> None:
+    """What an index names is loaded: it must be among the files that were hashed and held against their pins."""
+    for index in sorted(folder.rglob("*.safetensors.index.json")):
+        said = read_json(index, model_id=model_id)
+        names = said.get("weight_map") if isinstance(said, dict) else None
+        for name in sorted({str(name) for name in names.values()}) if isinstance(names, dict) else []:
+            path = PurePosixPath(name)
+            if path.is_absolute() or any(part.startswith(".") for part in path.parts):
+                raise UnsafeWeights(
+                    f"{index.relative_to(folder)} of model {model_id} names the weights {name!r}, which are hidden or "
+                    "outside the model",
+                    model_id=model_id,
+                    file=str(index.relative_to(folder)),
+                    remedy="fetch the model again; an index names the *.safetensors beside it",
+                )
 
 
 def _refuse_foreign_modules(folder: Path, model_id: str) -> None:

@@ -1,0 +1,53 @@
+"""What the SDK refuses before anything is sent: as its own errors, never as those of the libraries below it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from modelmora.client import Client, calls, messages
+from modelmora.client.calls import Call
+from modelmora.errors import InvalidRequest
+
+
+def infer(model_id: Any = "one", value: Any = "hello", **given: Any) -> Call[Any]:
+    fields = {"parameters": None, "priority": None, "timeout_seconds": None, "request_id": ""} | given
+    return calls.infer(model_id, value, **fields)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: infer("\ud800"),
+        lambda: infer(value="\ud800"),
+        lambda: infer(value={"\ud800": "a"}),
+        lambda: infer(value={1: "a"}),
+        lambda: infer(value=None),
+        lambda: infer(parameters={"a": 10**400}),
+        lambda: infer(parameters={"a": "\ud800"}),
+        lambda: infer(parameters={1: 2}),
+        lambda: infer(priority=7),
+        lambda: infer(request_id="\ud800"),
+        lambda: infer(timeout_seconds="5"),
+        lambda: infer(timeout_seconds=float("nan")),
+        lambda: calls.get_model("\ud800"),
+        lambda: calls.load("\ud800"),
+        lambda: calls.unload("\ud800"),
+        lambda: calls.list_models("\ud800", ""),
+        lambda: Client(namespace="ü"),
+        lambda: Client(namespace="a\nb"),
+    ],
+)
+def test_what_cannot_travel_is_an_invalid_request(make: Callable[[], object]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        make()
+    assert caught.value.context.remedy
+    assert caught.value.message.isprintable()
+
+
+def test_a_deadline_is_a_number_and_infinity_is_none() -> None:
+    assert messages.time_limit(5) == 5
+    assert messages.time_limit(float("inf")) is None
+    assert messages.time_limit(1e300) is None
+    with pytest.raises(InvalidRequest):
+        messages.time_limit(float("nan"))
