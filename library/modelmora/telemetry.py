@@ -38,7 +38,7 @@ def configure_logging(*, log_format: LogFormat = LogFormat.AUTO, level: str = "I
     )
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
-    for name in ("httpx", "huggingface_hub", "watchfiles", "uvicorn.access", "asyncio"):
+    for name in ("httpx", "huggingface_hub", "watchfiles", "uvicorn", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell every request, poll or file
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -58,7 +58,9 @@ def resolved(log_format: LogFormat) -> LogFormat:
 def _rendering(*, people: bool) -> list[structlog.typing.Processor]:
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if people:
-        return [remove, _without_logger, structlog.dev.ConsoleRenderer(pad_event_to=0)]
+        # Plain tracebacks: those with local variables would write what callers send into the log.
+        plain = structlog.dev.plain_traceback
+        return [remove, _without_logger, structlog.dev.ConsoleRenderer(pad_event_to=0, exception_formatter=plain)]
     return [remove, structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
 
 

@@ -48,6 +48,7 @@ class Facts:
     desired: int
     older_twin: ModelDeployment | None = None
     retry_in_s: float | None = None  # the next attempt waits so long
+    retry_at: float | None = None  # Unix time of it
 
     @property
     def live(self) -> tuple[ObservedWorker, ...]:

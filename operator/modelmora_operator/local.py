@@ -80,7 +80,7 @@ async def _operate(
         ]
         ready.set()
         await stop.wait()
-        log.info("draining workers")
+        log.info("ending workers")
         for task in running:
             task.cancel()
 

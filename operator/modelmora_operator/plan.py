@@ -41,8 +41,9 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
     older = older_twin(deployment, snapshot.twins)
     wish = replicas.NOBODY if older or deployment.spec.suspend else _wish(snapshot, deployment, hashed, now, policy)
     steps = rollout.steps(snapshot.workers, hashed, wish.replicas)
-    wait_s = _wait_s(snapshot, hashed, now, policy) if steps.missing else None
-    facts = Facts(snapshot, deployment, hashed, wish.replicas, older, wait_s)
+    retry_at = _retry_at(snapshot, hashed, policy)
+    wait_s = _wait_s(retry_at, now, policy) if steps.missing else None
+    facts = Facts(snapshot, deployment, hashed, wish.replicas, older, wait_s, retry_at)
     return Plan(
         start=() if wait_s is not None else _new_workers(snapshot, deployment, hashed, steps.missing),
         stop=steps.surplus,
@@ -69,12 +70,15 @@ def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: flo
     )
 
 
-def _wait_s(snapshot: Snapshot, hashed: str, now: float, policy: Policy) -> float | None:
-    """Seconds until a worker may be started; None: now."""
+def _retry_at(snapshot: Snapshot, hashed: str, policy: Policy) -> float | None:
+    """Unix time from which a worker of this spec may be started again; None: it has not failed."""
     record = snapshot.failure
-    if record is None or record.spec_hash != hashed:
-        return None
-    wait_s = failures.retry_at(record, policy.backoff) - now
+    return failures.retry_at(record, policy.backoff) if record and record.spec_hash == hashed else None
+
+
+def _wait_s(retry_at: float | None, now: float, policy: Policy) -> float | None:
+    """Seconds until a worker may be started; None: now."""
+    wait_s = 0.0 if retry_at is None else retry_at - now
     return wait_s if 0 < wait_s <= policy.backoff.cap_s else None  # longer: the clock was set back since
 
 

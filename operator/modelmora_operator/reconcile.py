@@ -50,5 +50,5 @@ class Reconciler:
         await self._cluster.publish_status(key, status)
         before, now = deployment.status.condition(READY), status.condition(READY)
         if now is not None and (before is None or (before.status, before.reason) != (now.status, now.reason)):
-            told = log.warning if now.status == "False" else log.info
-            told("model", model=deployment.model_id, ready=str(now.status), reason=now.reason, message=now.message)
+            told = log.debug if before is None else log.info  # that nobody has asked for a new model yet is no news
+            told("model", model=deployment.model_id, ready=str(now.status), reason=now.reason)

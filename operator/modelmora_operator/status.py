@@ -94,13 +94,13 @@ def _last_failure(facts: Facts, now: float) -> FailureReport | None:
         return None if facts.proven else before
     record = facts.snapshot.failure
     if record is not None and record.last == failure:
-        return _report(failure, record.at)
+        return _report(failure, record.at, facts.retry_at)
     if before is not None and _report(failure, before.time.timestamp()) == before:
         return before
     return _report(failure, now)
 
 
-def _report(failure: Failure, at: float) -> FailureReport:
+def _report(failure: Failure, at: float, retry_at: float | None = None) -> FailureReport:
     return FailureReport(
         where=failure.where,
         reason=failure.reason,
@@ -108,6 +108,7 @@ def _report(failure: Failure, at: float) -> FailureReport:
         remedy=failure.remedy[:_MOST_TEXT],
         exit_code=failure.exit_code,
         time=datetime.fromtimestamp(at, UTC),
+        retry_at=datetime.fromtimestamp(retry_at, UTC) if retry_at is not None else None,
     )
 
 

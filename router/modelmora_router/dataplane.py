@@ -234,7 +234,7 @@ class DataPlane:
         except TimeoutError:
             log.warning("requests were left at the end of the drain time")
         self._close_all()  # tells those that are left, and those that wait for a load
-        log.info("drained", seconds=round(time.monotonic() - started, 3))
+        log.debug("drained", seconds=round(time.monotonic() - started, 3))
 
     def _close_all(self) -> None:
         for lane in self._fleet.lanes():

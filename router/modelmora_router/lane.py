@@ -45,7 +45,6 @@ class Lane:
         self._replicas: dict[str, Replica] = {}
         self._awake = False
         self._closed: ModelMoraError | None = None
-        self._refusal = self._find_refusal()
         self._waiting_for_load = 0
         self._last_id = 0
         self._last_used_at: float | None = None
@@ -132,13 +131,16 @@ class Lane:
         self._last_used_at = time.time()
 
     def _refuse(self) -> None:
-        if self._refusal:
-            raise self._refusal.located()  # a copy: the traceback is this request's own
+        if refusal := self._find_refusal():
+            raise refusal
 
     def _find_refusal(self) -> ModelMoraError | None:
+        """A new one each time: its traceback is the request's own, and the time to wait goes down."""
         if self._closed:
-            return self._closed
-        return refusals.refusal(self._deployment, serving=self._awake, retry_after_s=self._settings.retry_after_s)
+            return self._closed.located()
+        return refusals.refusal(
+            self._deployment, serving=self._awake, now=time.time(), retry_after_s=self._settings.retry_after_s
+        )
 
     def _free_places(self) -> int:
         return sum(CAPACITY - replica.outstanding for replica in self._replicas.values() if replica.has_room)
@@ -148,7 +150,6 @@ class Lane:
     def update(self, deployment: ModelDeployment) -> None:
         """The deployment or its status changed."""
         self._deployment = deployment
-        self._refusal = self._find_refusal()
         self._announce()
 
     def attach(self, replica: Replica) -> None:
@@ -170,7 +171,6 @@ class Lane:
     def close(self, error: ModelMoraError) -> None:
         """From now on the lane refuses with this error, those that are in it first."""
         self._closed = error
-        self._refusal = error
         self._settle_all(error)
         self._announce()
 
@@ -212,7 +212,6 @@ class Lane:
         awake = any(replica.available for replica in self._replicas.values())
         if awake != self._awake:
             self._awake = awake
-            self._refusal = self._find_refusal()
             self._turn(self._now())
         self._announce()
 
@@ -259,9 +258,9 @@ class Lane:
 
     def _release_held(self) -> None:
         """Tells those that wait, as soon as it is known that they wait in vain."""
-        if self._refusal:
+        if refusal := self._find_refusal():
             for ticket in self._queue.entries():
-                self._fail(ticket, self._refusal)
+                self._fail(ticket, refusal)
 
     def _dispatch(self) -> None:
         while len(self._queue) and (replica := least_outstanding(self._replicas.values())):
@@ -271,7 +270,7 @@ class Lane:
 
     def _send(self, ticket: Ticket, replica: Replica) -> None:
         call = ticket.call
-        ticket.sent_at, ticket.replica = self._now(), replica
+        ticket.replica = replica
         ticket.sends += 1
         replica.send(
             worker_pb2.BatchEntry(
@@ -302,7 +301,8 @@ class Lane:
             model_id=self._deployment.model_id,
             version=self._deployment.version,
             output=result.output.values,
-            queue_ms=(ticket.sent_at - call.received_at) * 1e3,
+            # What was not the engine was waiting: here, on the way, and behind others in the worker.
+            queue_ms=max(0.0, (now - call.received_at) * 1e3 - result.inference_ms),
             inference_ms=result.inference_ms,
             total_ms=(now - call.received_at) * 1e3,
             request_id=call.request_id,

@@ -3,6 +3,8 @@
 Values in, errors out, no I/O.
 """
 
+from typing import Final
+
 from modelmora.errors import (
     ColdStartTimeout,
     DeadlineExceeded,
@@ -14,11 +16,13 @@ from modelmora.errors import (
 from modelmora.spec import ModelDeployment, ModelState
 from modelmora_router.queueing import Ending
 
+_ATTEMPT_S: Final = 1.0
 
-def refusal(deployment: ModelDeployment, *, serving: bool, retry_after_s: float) -> ModelMoraError | None:
+
+def refusal(deployment: ModelDeployment, *, serving: bool, now: float, retry_after_s: float) -> ModelMoraError | None:
     """Why a request for this model is refused instead of held; None if it is not.
 
-    `serving`: a worker of it answers now. It is used even when the load of a newer spec has failed.
+    `serving`: a worker of it answers now. It is used even when the load of a newer spec has failed. `now`: Unix time.
     """
     model_id, status = deployment.model_id, deployment.status
     if deployment.spec.suspend:
@@ -32,11 +36,14 @@ def refusal(deployment: ModelDeployment, *, serving: bool, retry_after_s: float)
     current = status.observed_generation >= deployment.metadata.generation
     if serving or status.state != ModelState.FAILED_TO_LOAD or not current:
         return None
-    return _unhealthy(deployment, retry_after_s)
+    return _unhealthy(deployment, now, retry_after_s)
 
 
-def _unhealthy(deployment: ModelDeployment, retry_after_s: float) -> ModelUnhealthy:
+def _unhealthy(deployment: ModelDeployment, now: float, retry_after_s: float) -> ModelUnhealthy:
     failure, model_id = deployment.status.last_failure, deployment.model_id
+    if failure and failure.retry_at:
+        # The caller comes when the next attempt has been made, not while it is waited for.
+        retry_after_s = max(0.0, failure.retry_at.timestamp() - now) + _ATTEMPT_S
     return ModelUnhealthy(
         f"model {model_id!r} version {deployment.version} cannot be loaded: "
         f"{failure.message if failure else 'the reason is not known yet'}",

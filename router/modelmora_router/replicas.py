@@ -148,8 +148,8 @@ class Replica:
         self._terminating = self._terminating if terminating is None else terminating
         self._announce()
         if self.available != before:
-            log.info(
-                "worker serves" if self.available else "worker stopped to serve",
+            log.debug(
+                "worker serves" if self.available else "worker stopped serving",
                 model=self._model_id,
                 worker=self.worker_id,
             )

@@ -72,7 +72,7 @@ async def run(
                     finally:
                         health.end()  # a client that watches would hold the gRPC port open
             follower.cancel()
-    log.info("router ended")
+    log.debug("router ended")
 
 
 async def _open(plane: DataPlane, health: HealthService, bound: Bound, ready: Callable[[Bound], None] | None) -> None:
@@ -151,7 +151,6 @@ async def _rest_server(
         timeout_graceful_shutdown=max(1, round(settings.close_timeout_s)),
     )
     server = _RestServer(config)
-    listening.listen(_BACKLOG)
     task = group.create_task(server.serve(sockets=[listening]), name="rest server")
     try:
         await server.has_started.wait()
@@ -175,6 +174,7 @@ def _bind(host: str, port: int, setting: str) -> socket.socket:
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen(_BACKLOG)  # only now can no other have the port, the other server of this program included
     except OSError as error:
         bound.close()
         if error.errno == errno.EADDRINUSE:

@@ -20,7 +20,6 @@ class Ticket:
     priority: Priority
     clock: Clock
     future: asyncio.Future[Answer]
-    sent_at: float = 0.0
     sends: int = 0
     replica: Replica | None = None  # that has it; None while it waits
 

@@ -32,6 +32,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Answer)
         self.asked: list[str] = []
+        self.tokens: set[str | None] = set()
 
     @property
     def endpoint(self) -> str:
@@ -51,6 +52,7 @@ class _Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         self.server.asked.append(path)
+        self.server.tokens.add(self.headers.get("Authorization"))
         if path.startswith("/api/models/org/gated"):
             self._send(403, b"{}", {"X-Error-Code": "GatedRepo"})
         elif path.startswith("/api/models/org/tiny"):
@@ -161,3 +163,15 @@ def test_a_hub_that_is_away_is_a_failure_that_may_heal(tmp_path: Path) -> None:
     options = FetchOptions(cache_dir=tmp_path, model_id="org/tiny", endpoint="http://127.0.0.1:9")
     with pytest.raises(FetchFailed, match=r"127\.0\.0\.1:9"):
         fetch(parse("hf://org/tiny"), options)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"), [("", None), ("for-this-one", "Bearer for-this-one")], ids=["none", "given"]
+)
+def test_a_token_of_this_machine_is_not_sent_to_a_server_that_a_manifest_names(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, sent: str | None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "of-the-machine")
+    options = FetchOptions(cache_dir=tmp_path, model_id="org/tiny", endpoint=hub.endpoint, token=given)
+    fetch(parse("hf://org/tiny"), options)
+    assert hub.tokens == {sent}

@@ -543,3 +543,11 @@ async def test_a_router_that_is_cancelled_drains_too(worker: FakeWorker) -> None
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_rest_and_grpc_cannot_have_the_same_port() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(AddressInUse) as caught:
+        await run(RouterSettings(rest_port=port, grpc_port=port), LocalControl())
+    assert caught.value.context.field == "grpc_port"

@@ -73,6 +73,9 @@ def test_a_broken_file_leaves_the_last_good_one_serving_and_is_named(
     wait_for(lambda: "spec.model.tusk" in server.log(), within_s=15, what="the log to name the field")
     assert "a.yaml" in server.log()
     assert client.infer("a", "hello").output["text"] == ["hello"]
+    file.write_text("")  # as an editor does before it writes
+    wait_for(lambda: "a.yaml is empty" in server.log(), within_s=15, what="the empty file to be read")
+    assert client.infer("a", "hello").output["text"] == ["hello"]
     file.write_text("a: [")
     assert client.infer("a", "hello").output["text"] == ["hello"]
     file.write_text(good)

@@ -225,7 +225,7 @@ async def test_a_wrong_setting_is_named(folder: Path, name: str, value: object) 
     async with started(folder, **{name: value}) as process:
         assert await ended(process) == 1
         log = (folder / "log").read_text()
-        assert "worker.not_started" in log
+        assert "worker did not start" in log
         assert "Traceback" not in log
 
 

@@ -380,3 +380,17 @@ async def _accepted(call: Any) -> int:
                 return entry_id
             await results(call, 1)
     raise AssertionError("count never ends")
+
+
+async def test_parameters_that_are_no_json_fail_their_entry_and_not_the_stream(folder: Path) -> None:
+    async with worker_in(folder) as worker:
+        await worker.serving()
+        call = worker.stub.Process()
+        bad = entry(1)
+        bad.parameters.fields["scale"].number_value = float("nan")
+        await call.write(batch(bad, entry(2)))
+        found = await results(call, 2)
+        error = from_rpc(found[1].error)
+        assert isinstance(error, errors.InvalidRequest)
+        assert error.context.field == "parameters"
+        assert found[2].HasField("output")

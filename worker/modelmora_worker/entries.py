@@ -140,12 +140,12 @@ class EntryQueue:
         try:
             batch = await loop.run_in_executor(device, lambda: run_batch(engine, inputs, model_id=self.model_id))
         except Exception:  # noqa: BLE001 - the top of a batch: a bug of ours must not end the others
-            _log.exception("worker.bug", model=self.model_id, worker=self.worker_id)
+            _log.exception("worker has a bug", model=self.model_id, worker=self.worker_id)
             error = InternalError(f"worker {self.worker_id} of model {self.model_id} failed", model_id=self.model_id)
             return [Done(entry.entry_id, error) for entry in entries]
         for entry, answer in zip(entries, batch.answers, strict=True):
             if isinstance(answer, InferenceFailed):
-                _log.warning("request.failed", model=self.model_id, request_id=entry.request_id, cause=answer.message)
+                _log.debug("request failed", model=self.model_id, request_id=entry.request_id, cause=answer.message)
         took_ms = batch.seconds * 1e3
         return [Done(entry.entry_id, answer, took_ms) for entry, answer in zip(entries, batch.answers, strict=True)]
 

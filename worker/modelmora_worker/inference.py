@@ -61,7 +61,7 @@ def _ask(engine: Engine, batch: Sequence[EngineInput], model_id: str) -> list[An
     except BaseException as error:  # noqa: BLE001 - also SystemExit and panics in Rust; the process serves on
         if len(batch) > 1:
             return None
-        _log.warning("engine.raised", model=model_id, exc_info=error)
+        _log.warning("engine raised", model=model_id, exc_info=error)
         return [_failed(error, model_id)]
     if len(answers) != len(batch):
         return [_miscounted(len(answers), len(batch), model_id) for _ in batch]

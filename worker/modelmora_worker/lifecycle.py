@@ -102,7 +102,7 @@ class Lifecycle:
             return
         self._cell.set(replace(self.state, phase=phase))
         self.health.set(serving=phase == SERVING)
-        _log.info("worker.phase", phase=self.state.name, seconds=dict(self.state.phase_seconds))
+        _log.debug("worker phase", phase=self.state.name, seconds=dict(self.state.phase_seconds))
 
     def fail(self, failure: Failure) -> None:
         """The worker cannot serve."""

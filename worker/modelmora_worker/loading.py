@@ -50,7 +50,7 @@ class _Steps:
         except LoadError as error:
             raise _Stopped(Failure.of(error.located(model_id=self.model_id), name)) from error
         except Exception as error:
-            _log.exception("worker.step_raised", model=self.model_id, step=name)
+            _log.exception("step raised", model=self.model_id, step=name)
             raise _Stopped(Failure.of(_unexpected(error, name, self.model_id), name)) from error
         self.lifecycle.took(name, time.monotonic() - started)
         return result

@@ -59,7 +59,7 @@ def _run(read_settings: Callable[[], WorkerSettings]) -> int:
     except ModelMoraError as error:
         failure = _not_started(error)
     except Exception as error:  # noqa: BLE001 - the top of the process
-        _log.exception("worker.bug")
+        _log.exception("worker has a bug")
         failure = Failure(InternalError.__name__, f"{type(error).__name__}: {error}", "see the worker's log", "start")
     if failure is None:
         return EXIT_DONE
@@ -88,14 +88,14 @@ async def _serve(settings: WorkerSettings, started: float) -> Failure | None:
 
 def _not_started(error: ModelMoraError) -> Failure:
     failure = Failure(type(error).__name__, error.message, error.context.remedy, "start")
-    _log.error("worker.not_started", reason=failure.reason, message=failure.message, remedy=failure.remedy)
+    _log.error("worker did not start", reason=failure.reason, message=failure.message, remedy=failure.remedy)
     return failure
 
 
 def _say_failed_preload() -> None:
     preload = sys.modules.get("modelmora_worker.preload")  # there only if the parent imported it before the fork
     if preload is not None and preload.failure:
-        _log.warning("worker.preload_failed", cause=preload.failure)
+        _log.warning("preload failed", cause=preload.failure)
 
 
 async def _watch_parent(settings: WorkerSettings, stopping: Stopping) -> None:
@@ -107,7 +107,7 @@ async def _watch_parent(settings: WorkerSettings, stopping: Stopping) -> None:
         await _readable(parent.sentinel)
     else:
         await _ended(settings.parent_pid or os.getppid())
-    _log.warning("worker.parent_ended")
+    _log.warning("parent ended")
     stopping.end_now()
 
 

@@ -76,7 +76,7 @@ class Worker:
         try:
             for listener in listeners:
                 await listener.start()
-            _log.info("worker.listening", address=self._settings.address)
+            _log.debug("worker listens", address=self._settings.address)
             yield
         finally:
             self._queue.close("has ended")
@@ -143,7 +143,7 @@ class Worker:
         self._queue.close(f"cannot serve: {failure.message}")
         self._lifecycle.fail(failure)
         _log.error(
-            "worker.failed",
+            "worker cannot serve",
             reason=failure.reason,
             where=failure.where,
             message=failure.message,

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import grpc
+from google.protobuf.json_format import Error as JsonFormatError
 from google.protobuf.json_format import MessageToDict
 from grpc_status import rpc_status
 from pydantic import JsonValue
 
-from modelmora.errors import FeatureUnavailable, MalformedRequest, ModelMoraError, PayloadTooLarge
+from modelmora.errors import FeatureUnavailable, InvalidRequest, MalformedRequest, ModelMoraError, PayloadTooLarge
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire import values
 from modelmora.wire.status import to_rpc
@@ -185,17 +186,26 @@ def _decoded(batch: worker_pb2.Batch, known: dict[int, Entry]) -> tuple[list[Ent
             continue
         seen.add(entry.entry_id)
         try:
-            named = values.from_values(entry.input)
+            read = EngineInput(values.from_values(entry.input), _parameters(entry))
         except ModelMoraError as error:
             refused.append(Done(entry.entry_id, error.located(request_id=entry.request_id)))
             continue
-        parameters = _parameters(entry) if entry.HasField("parameters") else {}
-        entries.append(Entry(entry.entry_id, EngineInput(named, parameters), entry.request_id))
+        entries.append(Entry(entry.entry_id, read, entry.request_id))
     return entries, refused
 
 
 def _parameters(entry: worker_pb2.BatchEntry) -> dict[str, JsonValue]:
-    found: dict[str, Any] = MessageToDict(entry.parameters)
+    """The parameters of an entry; none that cannot be read may end the stream, which carries others too.
+
+    Raises:
+        InvalidRequest: they are no JSON, for example NaN, or nested too deep.
+    """
+    try:
+        found: dict[str, Any] = MessageToDict(entry.parameters)
+    except (ValueError, JsonFormatError, RecursionError) as error:
+        raise InvalidRequest(
+            f"parameters are no JSON: {error}", field="parameters", remedy="send finite numbers, and nest less"
+        ) from error
     return found
 
 

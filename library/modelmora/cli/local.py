@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from modelmora.cli import settings as program_settings
 from modelmora.cli.infer import show_result
 from modelmora.cli.output import console, show_error
 from modelmora.client import AsyncClient
+from modelmora.client.messages import DEFAULT_TARGET
 from modelmora.control.local import LocalControl
 from modelmora.errors import ModelMoraError
 from modelmora.spec import ModelDeployment
@@ -163,6 +165,7 @@ class _Announcement:
                 for each in models
             ),
             f"REST http://{rest} (described at /docs) · gRPC {grpc} · end with Ctrl-C",
+            *(["No manifest was found there: add a ModelDeployment, and it is served at once"] if not models else []),
         ]
         console().print("\n".join(lines), markup=False, soft_wrap=True)
         if self._ask is not None and models:
@@ -179,4 +182,13 @@ async def _first_answer(target: str, deployment: ModelDeployment, text: str) -> 
         show_error(error)
         return
     show_result(result)
-    out.print(f'Ask again: modelmora infer {model_id} "…" --server {target}', markup=False, soft_wrap=True)
+    port = target.rpartition(":")[2]
+    server = "" if port == DEFAULT_TARGET.rpartition(":")[2] else f" --server {target}"
+    again = f'{_program()} infer {model_id} "…"{server}'
+    out.print(f"Ask again, in another terminal: {again}", markup=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """As the person called it."""
+    name = sys.argv[0]
+    return "python -m modelmora" if name.endswith("__main__.py") else name

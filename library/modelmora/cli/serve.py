@@ -27,7 +27,7 @@ def serve(  # noqa: PLR0913 - the options of the command
     state_dir: Annotated[Path | None, typer.Option(help="Lock and sockets [default: ~/.local/state/modelmora]")] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Fetched models [default: ~/.cache/modelmora]")] = None,
     drain_timeout_s: Annotated[
-        float | None, typer.Option("--drain-timeout", help="Seconds that running requests may take at the end.")
+        float | None, typer.Option("--drain-timeout-s", help="Seconds that running requests may take at the end.")
     ] = None,
     task: Annotated[str, typer.Option(help="What the model of a bare source does.")] = "txt2embed",
     ask: Annotated[str | None, typer.Option(help="Ask the first model this once, and print its answer.")] = None,

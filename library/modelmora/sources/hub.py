@@ -44,7 +44,8 @@ def download(request: Request, *, cache_dir: Path) -> tuple[Path, str]:
             revision=request.revision or None,
             cache_dir=str(cache_dir),
             endpoint=request.endpoint or None,
-            token=request.token or None,
+            # What this machine has for the Hub (HF_TOKEN) is not for whatever server a manifest names.
+            token=request.token or (False if request.endpoint else None),
             allow_patterns=list(PATTERNS),
             ignore_patterns=list(EXCLUDED),
         )

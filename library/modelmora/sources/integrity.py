@@ -109,7 +109,7 @@ def verify(manifest: Manifest, pins: Pins, *, model_id: str = "") -> None:
             remedy="pin them all, or set spec.model.integrity.unpinned to Warn or Allow",
         )
     if unpinned and pins.unpinned == "Warn":
-        _log.warning("source.unpinned", model=model_id, files=unpinned)
+        _log.warning("source is not pinned", model=model_id, files=unpinned)
 
 
 def _files(folder: Path) -> Iterator[Path]:
@@ -147,4 +147,4 @@ def _write_record(file: Path, record: Record, now: float) -> None:
             json.dump(settled, temporary)
         Path(temporary.name).replace(file)
     except OSError as error:
-        _log.warning("source.digests_not_kept", folder=str(file.parent), cause=str(error))
+        _log.warning("digests are not kept", folder=str(file.parent), cause=str(error))

@@ -76,7 +76,12 @@ def load_file(file: Path, variables: Mapping[str, str]) -> list[Document]:
 
 
 def load_text(text: str, file: Path, variables: Mapping[str, str]) -> list[Document]:
-    """The documents of a text that stands in `file`."""
+    """The documents of a text that stands in `file`; one without any text is a file that somebody is about to write."""
+    if not text.strip():
+        empty = InvalidManifest(
+            f"{file} is empty", file=str(file), remedy="write a ModelDeployment into it, or delete the file"
+        )
+        return [Document(file, error=empty)]
     return [resource for document in documents(text, variables) for resource in _resources(file, document)]
 
 

@@ -98,6 +98,8 @@ class FailureReport(Part):
     """Of the worker's process; negative: the signal that ended it."""
     time: Moment
     """When it happened."""
+    retry_at: Moment | None = None
+    """From when the next load may be tried; it is, while the model is wanted."""
 
 
 class ModelDeploymentStatus(Part):

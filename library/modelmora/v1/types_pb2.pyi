@@ -283,7 +283,7 @@ class Timing(_message.Message):
     INFERENCE_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
     queue_ms: _builtins.float
-    """From the router's admission to the dispatch to a worker, a cold start included."""
+    """Waiting: everything from admission to the reply that was not the engine; a cold start included."""
     inference_ms: _builtins.float
     """In the engine."""
     total_ms: _builtins.float

@@ -19,6 +19,8 @@ from modelmora_operator.backends.forkserver import WarmParent
 
 log = structlog.get_logger(__name__)
 
+_MOST_WARM_UPS = 5  # each failed one costs the worker that waits for it some seconds
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerProgram:
@@ -79,12 +81,14 @@ class WarmLauncher:
         self._parent = parent
         self._fresh = fresh
         self._warming = asyncio.Lock()
-        self._usable: bool | None = None  # None: not warmed up yet
+        self._usable = False
+        self._attempts_left = _MOST_WARM_UPS
 
     async def warm_up(self) -> None:
-        """Warms the parent up, once; a launch waits for it."""
+        """Warms the parent up; a launch waits for it. One that ended is replaced, but not for ever."""
         async with self._warming:
-            if self._usable is None:
+            if not self._usable and self._attempts_left:
+                self._attempts_left -= 1
                 self._usable = await self._parent.warm_up()
 
     async def launch(self, launch: Launch) -> Child:
@@ -96,7 +100,8 @@ class WarmLauncher:
         try:
             return await self._parent.fork(self._program.entry, launch.settings_json)
         except (OSError, EOFError):
-            log.warning("fork failed; the worker is started from nothing", exc_info=True)
+            log.warning("warm parent ended; the worker is started from nothing")
+            self._usable = False
             return await self._fresh.launch(launch)
 
     async def close(self) -> None:

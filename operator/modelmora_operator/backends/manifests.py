@@ -129,7 +129,8 @@ def _tell(before: Merge, now: Merge) -> None:
 def _tell_changes(before: Store, now: Store) -> None:
     for key in now.keys() - before.keys():
         deployment = now[key].deployment
-        log.info("deployment added", model=deployment.model_id, key=str(key))
+        told = log.info if before else log.debug  # those of the start are listed when the server is ready
+        told("deployment added", model=deployment.model_id, key=str(key))
         if fields := cluster_only_fields(deployment):
             log.warning("only a cluster honours these fields", model=deployment.model_id, fields=fields)
     for key in before.keys() - now.keys():

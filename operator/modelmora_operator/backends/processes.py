@@ -194,16 +194,16 @@ class ProcessCluster:
 
     def _log_failure(self, process: WorkerProcess, record: FailureRecord) -> None:
         model, last = process.spec.deployment.model_id, record.last
+        said = {} if last.reported else {"message": last.message, "remedy": last.remedy}  # else the worker's log has it
         log.warning(
             "worker failed",
             model=model,
             worker=process.spec.worker_id,
             where=last.where,
             reason=last.reason,
-            message=last.message,
-            remedy=last.remedy,
             exit_code=last.exit_code,
             failures=record.count,
+            **said,
         )
 
     def _every_process(self) -> Iterable[WorkerProcess]:

@@ -224,3 +224,14 @@ def test_the_examples_are_good() -> None:
     documents = manifests.load([examples], {})
     assert [str(document.error) for document in documents if document.error] == []
     assert any(document.file.name == "minilm.yaml" for document in documents)
+
+
+@pytest.mark.parametrize("text", ["", " \n\n"], ids=["empty", "blank"])
+def test_a_file_without_any_text_is_not_the_wish_to_delete_what_was_in_it(text: str) -> None:
+    [document] = load_text(text, Path("a.yaml"), {})
+    assert document.error is not None
+    assert "is empty" in document.error.message
+
+
+def test_a_file_of_comments_holds_nothing() -> None:
+    assert load_text("# kind: ModelDeployment\n", Path("a.yaml"), {}) == []
