@@ -143,10 +143,12 @@ class Fleet:
         self._deployments = deployments
         self._catalog = Catalog(deployments)
         for key in list(self._lanes):
-            if key not in deployments:
+            before, now = self._lanes[key].lane.deployment, deployments.get(key)
+            # Deleted, or deleted and made again under its name between two looks: what waits was not meant for that.
+            if now is None or now.metadata.uid != before.metadata.uid:
                 self._close_lane(key)
-            elif self._lanes[key].lane.deployment is not deployments[key]:
-                self._lanes[key].lane.update(deployments[key])
+            elif now is not before:
+                self._lanes[key].lane.update(now)
         self._take_workers(self._workers)  # those that were listed before their deployment
 
     def _close_lane(self, key: Key) -> None:

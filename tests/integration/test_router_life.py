@@ -1,6 +1,7 @@
 """Models that wake, sleep, fail and come back; workers that end well and badly; a router that starts and ends."""
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
@@ -262,6 +263,14 @@ async def test_a_model_that_is_deleted_gives_up_what_is_held(router: Router) -> 
     answer = await held
     assert (answer.status_code, answer.json()["code"]) == (404, "MODEL_NOT_FOUND")
     await eventually(lambda: router.wanted == set())
+
+
+async def test_what_waits_for_a_deleted_model_does_not_go_to_the_next_one_of_its_name(router: Router) -> None:
+    held = asyncio.ensure_future(router.http.post("/api/v1/infer/one", json=GOOD))
+    await router.waiting(queued=1)
+    router.deploy(deployment(metadata={"uid": "another"}))
+    answer = await held
+    assert (answer.status_code, answer.json()["code"]) == (404, "MODEL_NOT_FOUND")
 
 
 async def test_a_load_of_a_model_that_is_deleted_ends(router: Router) -> None:
@@ -551,3 +560,14 @@ async def test_rest_and_grpc_cannot_have_the_same_port() -> None:
     with pytest.raises(AddressInUse) as caught:
         await run(RouterSettings(rest_port=port, grpc_port=port), LocalControl())
     assert caught.value.context.field == "grpc_port"
+
+
+@pytest.mark.req("API-REST-19")
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_the_pages_of_the_api_need_nothing_from_elsewhere(router: Router, page: str) -> None:
+    html = (await router.http.get(page)).text
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', html)
+    assert loaded
+    for address in loaded:
+        assert address.startswith("/"), address
+        assert (await router.http.get(address)).status_code == 200, address

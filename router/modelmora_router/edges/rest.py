@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Query, Request
+from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp
@@ -48,7 +49,8 @@ _NOT_BUILT: Final = (
 
 def application(plane: DataPlane, settings: RouterSettings) -> ASGIApp:
     """The ASGI application."""
-    app = FastAPI(
+    # Its pages bring their scripts along: a cluster without internet has them too, and no reader is told to anyone.
+    app = FastAPIOffline(
         title="ModelMora",
         version=plane.version,
         description="Inference, and the models that there are. Errors are problem+json (RFC 9457) throughout.",
