@@ -1,6 +1,8 @@
 """A source without a manifest: `modelmora serve hf://org/name` becomes the ModelDeployment that one would write."""
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -9,6 +11,14 @@ from modelmora.sources import default_model_id, parse
 from modelmora.spec import ModelDeployment
 
 _MODEL_FILES: Final = ("config.json", "modules.json", "model.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What is to be served: manifests, and deployments that stand in none."""
+
+    paths: Sequence[Path]
+    deployments: Sequence[ModelDeployment]
 
 
 def is_source(word: str) -> bool:

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,13 +20,16 @@ import structlog
 import uvloop
 
 from modelmora.cli import settings as program_settings
+from modelmora.cli.bare_source import Sources
 from modelmora.cli.infer import show_result
 from modelmora.cli.output import console, show_error
+from modelmora.cli.settings import ServeSettings
 from modelmora.client import AsyncClient
 from modelmora.client.messages import DEFAULT_TARGET
 from modelmora.control.local import LocalControl
 from modelmora.errors import ModelMoraError
 from modelmora.spec import ModelDeployment
+from modelmora.telemetry import resolved
 from modelmora_operator import local as operator
 from modelmora_operator.settings import OperatorSettings
 from modelmora_router import server as router
@@ -41,18 +44,11 @@ _SERVER_FILE: Final = "server.json"
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """Of the two parts that run in this process."""
+    """Of this program and of the two parts that run in it."""
 
+    serve: ServeSettings
     operator: OperatorSettings
     router: RouterSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """What is to be served."""
-
-    paths: Sequence[Path]
-    deployments: Sequence[ModelDeployment]
 
 
 def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSettings:
@@ -61,15 +57,23 @@ def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSetting
     Raises:
         InvalidSettings: one of them is wrong or unknown.
     """
-    kinds = (OperatorSettings, RouterSettings)
+    kinds = (ServeSettings, OperatorSettings, RouterSettings)
     values = program_settings.read_file(config, kinds) if config else {}
     return LocalSettings(
+        serve=program_settings.read(ServeSettings, file_values=values, flags=flags),
         operator=program_settings.read(OperatorSettings, file_values=values, flags=flags),
         router=program_settings.read(RouterSettings, file_values=values, flags=flags),
     )
 
 
-def run(sources: Sources, *, settings: LocalSettings, ask: str | None, worker_options: Mapping[str, str]) -> None:
+def warn_of_unknown_variables() -> None:
+    """Says which MODELMORA_… variables have no effect."""
+    environment = os.environ  # noqa: TID251 - only its names
+    if unknown := program_settings.unknown_variables(environment, (ServeSettings, OperatorSettings, RouterSettings)):
+        log.warning("no such settings", variables=unknown, remedy="docs/reference/settings.md lists them")
+
+
+def run(sources: Sources, *, settings: LocalSettings, ask: str | None) -> None:
     """Serves until a signal says to end.
 
     Raises:
@@ -77,7 +81,7 @@ def run(sources: Sources, *, settings: LocalSettings, ask: str | None, worker_op
     """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         try:
-            runner.run(_serve(sources, settings, ask, worker_options))
+            runner.run(_serve(sources, settings, ask))
         except BaseExceptionGroup as group:
             raise _cause(group) from None
 
@@ -91,7 +95,7 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return group
 
 
-async def _serve(sources: Sources, settings: LocalSettings, ask: str | None, worker_options: Mapping[str, str]) -> None:
+async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> None:
     control = LocalControl()
     stopping, workers_stopping, deployments_known = asyncio.Event(), asyncio.Event(), asyncio.Event()
     with _signals(stopping):
@@ -102,7 +106,7 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None, wor
                 environment=dict(os.environ),  # noqa: TID251 - read here, once
                 paths=sources.paths,
                 deployments=sources.deployments,
-                worker_options=worker_options,
+                worker_options=_logging_of_workers(settings.serve),
                 ready=deployments_known,
                 stop=workers_stopping,
             )
@@ -112,6 +116,10 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None, wor
             with announced:
                 await router.run(settings.router, control, ready=announced.show, stop=stopping)
             workers_stopping.set()
+
+
+def _logging_of_workers(settings: ServeSettings) -> dict[str, str]:
+    return {"log_format": resolved(settings.log_format).value, "log_level": settings.log_level.value.lower()}
 
 
 @contextmanager

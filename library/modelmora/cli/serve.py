@@ -6,17 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from modelmora.cli.bare_source import checked_path, deployment_of, is_source
-from modelmora.errors import MissingDependency
-from modelmora.telemetry import LogFormat, LogLevel, configure_logging, resolved
+from modelmora.cli.bare_source import Sources, checked_path, deployment_of, is_source
+from modelmora.cli.settings import ServeSettings
+from modelmora.errors import InvalidSettings, MissingDependency
+from modelmora.telemetry import LogFormat, LogLevel, configure_logging
 
 _EXTRA = ("fastapi", "watchfiles", "uvloop")  # one package of each part that runs in this process
 
 
 def serve(  # noqa: PLR0913 - the options of the command
     sources: Annotated[
-        list[str], typer.Argument(help="Manifests, folders of them, or a bare source such as hf://org/name.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Manifests, folders of them, or bare sources such as hf://org/name [or by setting: sources]"
+        ),
+    ] = None,
     *,
     config: Annotated[
         Path | None, typer.Option(help="Settings as YAML; overridden by MODELMORA_… and by flags.")
@@ -29,17 +33,22 @@ def serve(  # noqa: PLR0913 - the options of the command
     drain_timeout_s: Annotated[
         float | None, typer.Option("--drain-timeout-s", help="Seconds that running requests may take at the end.")
     ] = None,
-    task: Annotated[str, typer.Option(help="What the model of a bare source does.")] = "txt2embed",
+    task: Annotated[str | None, typer.Option(help="What the model of a bare source does [default: txt2embed]")] = None,
     ask: Annotated[str | None, typer.Option(help="Ask the first model this once, and print its answer.")] = None,
-    log_format: Annotated[LogFormat, typer.Option(help="How log lines look.")] = LogFormat.AUTO,
-    log_level: Annotated[LogLevel, typer.Option(help="What is logged.", case_sensitive=False)] = LogLevel.INFO,
+    log_format: Annotated[LogFormat | None, typer.Option(help="How log lines look [default: auto]")] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="What is logged [default: INFO]", case_sensitive=False)
+    ] = None,
 ) -> None:
     """Serve models on this machine until Ctrl-C. Manifests are watched; a change takes effect without a restart."""
     _need_the_extra()
     from modelmora.cli import local  # noqa: PLC0415 - only here, so that the light install has a command line
 
-    configure_logging(log_format=log_format, level=log_level.value)
     flags: dict[str, Any] = {
+        "sources": sources or None,
+        "task": task,
+        "log_format": log_format,
+        "log_level": log_level,
         "host": host,
         "rest_port": rest_port,
         "grpc_port": grpc_port,
@@ -47,12 +56,29 @@ def serve(  # noqa: PLR0913 - the options of the command
         "cache_dir": cache_dir,
         "drain_timeout_s": drain_timeout_s,
     }
-    wanted = local.Sources(
-        paths=[checked_path(word) for word in sources if not is_source(word)],
-        deployments=[deployment_of(word, task=task) for word in sources if is_source(word)],
+    settings = local.read_settings(config, flags)
+    configure_logging(log_format=settings.serve.log_format, level=settings.serve.log_level.value)
+    local.warn_of_unknown_variables()
+    local.run(_wanted(settings.serve), settings=settings, ask=ask)
+
+
+def _wanted(settings: ServeSettings) -> Sources:
+    """What the settings name.
+
+    Raises:
+        InvalidSettings: nothing at all.
+        InvalidManifest, InvalidSource: something that cannot be served.
+    """
+    if not settings.sources:
+        raise InvalidSettings(
+            "there is nothing to serve",
+            field="sources",
+            remedy="name manifests, folders of them, or a bare source: modelmora serve hf://org/name",
+        )
+    return Sources(
+        paths=[checked_path(word) for word in settings.sources if not is_source(word)],
+        deployments=[deployment_of(word, task=settings.task) for word in settings.sources if is_source(word)],
     )
-    logging = {"log_format": resolved(log_format).value, "log_level": log_level.value.lower()}
-    local.run(wanted, settings=local.read_settings(config, flags), ask=ask, worker_options=logging)
 
 
 def _need_the_extra() -> None:

@@ -1,17 +1,25 @@
 """Settings of the programs, read once: default < file < environment (MODELMORA_…) < flag."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from modelmora.client.messages import DEFAULT_TARGET
 from modelmora.errors import InvalidSettings
+from modelmora.telemetry import LogFormat, LogLevel
 
 PREFIX: Final = "MODELMORA_"
+_OF_OTHERS: Final = ("MODELMORA_WORKER_", "MODELMORA_TEST_")
 S = TypeVar("S", bound=BaseSettings)
 
 
@@ -22,6 +30,34 @@ class ClientSettings(BaseSettings):
 
     server: str = Field(default=DEFAULT_TARGET, description="host:port of the server's gRPC")
     namespace: str = Field(default="", description="whose models; empty = the server's default")
+
+
+def _words(value: object) -> object:
+    """The environment writes a list as words with commas between them."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
+class ServeSettings(BaseSettings):
+    """What `modelmora serve` itself needs to know; the parts that it runs have settings of their own."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+    sources: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)] = ()
+    """Manifests, folders of them, or bare sources such as hf://org/name; in the environment, with commas between."""
+    task: str = "txt2embed"
+    """What the model of a bare source does."""
+    log_format: LogFormat = LogFormat.AUTO
+    """console, json, or auto: console at a terminal."""
+    log_level: LogLevel = LogLevel.INFO
+    """DEBUG, INFO, WARNING or ERROR."""
+
+
+def unknown_variables(environment: Iterable[str], kinds: Sequence[type[BaseSettings]]) -> list[str]:
+    """Variables that look like settings of ours and are none, for example misspelt ones."""
+    every: list[type[BaseSettings]] = [ClientSettings, *kinds]
+    known = {PREFIX + name.upper() for kind in every for name in kind.model_fields}
+    ours = (name for name in environment if name.startswith(PREFIX) and not name.startswith(_OF_OTHERS))
+    return sorted(name for name in ours if name not in known)
 
 
 def read_file(file: Path, kinds: Sequence[type[BaseSettings]]) -> dict[str, Any]:

@@ -80,6 +80,34 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, fie
     assert (caught.value.context.file, caught.value.context.field) == (str(file), field)
 
 
+def test_variables_that_are_no_settings_are_found() -> None:
+    names = ["PATH", "MODELMORA_REST_PORT", "MODELMORA_REST_PRT", "MODELMORA_SERVER", "MODELMORA_WORKER_ADDRESS"]
+    assert settings.unknown_variables(names, [PortSettings]) == ["MODELMORA_REST_PRT"]
+
+
+@pytest.mark.parametrize(
+    ("file", "env", "flag", "expected"),
+    [
+        ({"sources": ["a", "b"]}, None, None, ("a", "b")),
+        ({"sources": ["a"]}, "b, c", None, ("b", "c")),
+        ({"sources": ["a"]}, "b", ["d"], ("d",)),
+        ({}, None, None, ()),
+    ],
+    ids=["file", "env", "flag", "nothing"],
+)
+def test_what_to_serve_is_a_setting_too(
+    monkeypatch: pytest.MonkeyPatch,
+    file: dict[str, Any],
+    env: str | None,
+    flag: list[str] | None,
+    expected: tuple[str, ...],
+) -> None:
+    if env is not None:
+        monkeypatch.setenv("MODELMORA_SOURCES", env)
+    read = settings.read(settings.ServeSettings, file_values=file, flags={"sources": flag})
+    assert read.sources == expected
+
+
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="cannot be read"):
         settings.read_file(tmp_path / "none.yaml", [PortSettings])
