@@ -57,6 +57,7 @@ class FailureRecord:
     at: float  # Unix time of the last one, seconds
     last: Failure
     chance: float = 0.0  # in [0, 1), drawn once: the jitter of the next attempt
+    started_at: float = 0.0  # Unix time at which the worker that failed last was started
     healed: bool = False  # a worker of this spec has served since
 
     @property

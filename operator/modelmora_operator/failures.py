@@ -31,7 +31,7 @@ def recorded(previous: FailureRecord | None, end: End, chance: float) -> Failure
     if previous is not None and previous.spec_hash == end.spec_hash and not was_stable(served_s):
         # Replicas that started together and failed together are one failure, not several.
         count = previous.count + (1 if end.started_at >= previous.at else 0)
-    return FailureRecord(end.spec_hash, count, end.ended_at, end.failure, chance)
+    return FailureRecord(end.spec_hash, count, end.ended_at, end.failure, chance, end.started_at)
 
 
 def retry_at(record: FailureRecord, backoff: Backoff) -> float:

@@ -71,9 +71,11 @@ def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: flo
 
 
 def _retry_at(snapshot: Snapshot, hashed: str, policy: Policy) -> float | None:
-    """Unix time from which a worker of this spec may be started again; None: it has not failed."""
-    record = snapshot.failure
-    return failures.retry_at(record, policy.backoff) if record and record.spec_hash == hashed else None
+    """Unix time from which a worker of this spec may be started again; None: it has not failed, or is asked for."""
+    record, demand = snapshot.failure, snapshot.demand
+    if record is None or record.spec_hash != hashed or (demand and demand.load_asked_at > record.started_at):
+        return None
+    return failures.retry_at(record, policy.backoff)
 
 
 def _wait_s(retry_at: float | None, now: float, policy: Policy) -> float | None:

@@ -110,13 +110,14 @@ class DataPlane:
         return self._view(self._fleet.catalog.resolve(namespace, ref))
 
     async def load(self, namespace: str, ref: ModelRef) -> ModelView:
-        """Wakes the model, and returns once it serves.
+        """Wakes the model, and returns once it serves. One whose load has failed is tried again at once.
 
         Raises:
             ModelNotFound, ModelSuspended, ModelUnhealthy, ColdStartTimeout: it will not, or not in time.
         """
         self._refuse_unless_ready()
         lane = self._fleet.use(namespace, ref)
+        await self._fleet.try_again(lane.deployment, within_s=self._settings.report_s)
         await lane.until_serving()
         return self._view(await self._reported(lane.deployment, lambda status: status.ready_replicas > 0))
 

@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
@@ -30,6 +30,7 @@ class Use:
 
     used_at: float
     load: float = 0.0
+    load_asked_at: float = 0.0  # Unix time of the last explicit load
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def next_use(use: Use, sample: Sample | None, *, published: bool, now: float, el
     used_at = now if sample.outstanding else use.used_at
     if published and not sample.outstanding and now - used_at >= sample.idle_limit_s:
         return None
-    return Use(used_at, averaged(use.load, sample.outstanding, elapsed_s=elapsed_s))
+    return replace(use, used_at=used_at, load=averaged(use.load, sample.outstanding, elapsed_s=elapsed_s))
 
 
 def averaged(load: float, outstanding: int, *, elapsed_s: float) -> float:
@@ -65,7 +66,9 @@ def averaged(load: float, outstanding: int, *, elapsed_s: float) -> float:
 
 def entries(uses: Mapping[Key, Use], *, now: float, unix_now: float) -> dict[Key, Demand]:
     """What to publish."""
-    return {key: Demand(round(use.load, 2), last_used_at=unix_now - (now - use.used_at)) for key, use in uses.items()}
+    return {
+        key: Demand(round(use.load, 2), unix_now - (now - use.used_at), use.load_asked_at) for key, use in uses.items()
+    }
 
 
 def matters(published: Demands, wanted: Demands) -> bool:
@@ -75,7 +78,8 @@ def matters(published: Demands, wanted: Demands) -> bool:
 
 def _moved(before: Demand, after: Demand) -> bool:
     load_moved = abs(after.load - before.load) > _LOAD_MOVED * max(before.load, 1.0)
-    return load_moved or abs(after.last_used_at - before.last_used_at) >= _USE_MOVED_S
+    used_later = abs(after.last_used_at - before.last_used_at) >= _USE_MOVED_S
+    return load_moved or used_later or after.load_asked_at != before.load_asked_at
 
 
 # ------------------------------------------------------------------------------------------------ the owner
@@ -105,7 +109,13 @@ class DemandTracker:
         use = self._uses.get(key)
         if use is None:
             self._urgent.set()
-        self._uses[key] = Use(self._now(), use.load if use else 0.0)
+        self._uses[key] = replace(use, used_at=self._now()) if use else Use(self._now())
+
+    def ask_load(self, key: Key) -> None:
+        """Someone wants the model loaded now, whatever became of the last attempt."""
+        use = self._uses.get(key, Use(self._now()))
+        self._uses[key] = replace(use, used_at=self._now(), load_asked_at=time.time())
+        self._urgent.set()
 
     def forget(self, key: Key) -> None:
         """The model is no longer wanted, however lately it was used."""

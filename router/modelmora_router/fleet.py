@@ -11,7 +11,7 @@ import structlog
 
 from modelmora.control import Control, Deployments, Key, Worker, Workers
 from modelmora.errors import ModelNotFound
-from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef
+from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState
 from modelmora_router.catalog import Catalog, key_of
 from modelmora_router.demand import DemandTracker, Sample
 from modelmora_router.lane import Lane
@@ -65,6 +65,12 @@ class Fleet:
         if not deployment.spec.suspend:
             self._demand.touch(key)
         return self._lane(key, deployment)
+
+    async def try_again(self, deployment: ModelDeployment, *, within_s: float) -> None:
+        """If the model's last load failed: asks for another, and returns once it is under way, or after that time."""
+        if self.newest(deployment).status.state is ModelState.FAILED_TO_LOAD:
+            self._demand.ask_load(key_of(deployment))
+            await self.until_reported(deployment, _no_longer_failed, within_s=within_s)
 
     def dismiss(self, deployment: ModelDeployment) -> None:
         """The model is no longer wanted."""
@@ -212,6 +218,10 @@ class Fleet:
         # Before the running models and their deployments are known, an empty demand would stop them.
         await self.until_ready()
         await self._demand.run()
+
+
+def _no_longer_failed(status: ModelDeploymentStatus) -> bool:
+    return status.state is not ModelState.FAILED_TO_LOAD
 
 
 @dataclass(frozen=True, slots=True)

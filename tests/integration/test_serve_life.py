@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from modelmora import Client
-from modelmora.errors import ModelBusy, ModelNotFound, WorkerUnavailable
+from modelmora.errors import ModelBusy, ModelNotFound, ModelUnhealthy, WorkerUnavailable
 from tests.support.scripted import events, scripted
 from tests.support.servers import Server, serving, wait_for
 
@@ -241,3 +241,17 @@ def infer_for_a_minute(target: str) -> str:
         except Exception as error:  # noqa: BLE001 - which one depends on the moment
             return repr(error)
     return ""
+
+
+def test_a_load_that_is_asked_for_does_not_wait_for_the_back_off(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    scripted(folder, "mended", model={"failLoads": 1})
+    an_hour = {"MODELMORA_LOAD_BACKOFF_FIRST_S": "3600", "MODELMORA_LOAD_BACKOFF_CAP_S": "3600"}
+    with serving(folder, tmp_path, env=an_hour) as server, server.client() as client:
+        with pytest.raises(ModelUnhealthy) as caught:
+            client.infer("mended", "hello")
+        wait = caught.value.context.retry_after_s
+        assert wait is not None
+        assert client.load("mended").state == "Loaded"
+        assert client.infer("mended", "hello").output["text"] == ["hello"]

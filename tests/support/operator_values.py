@@ -59,7 +59,7 @@ def failed(
     """A record of failures of that spec."""
     reason = "LoadFailed" if reported else "WorkerCrashed"
     failure = Failure("load", reason, "the file model.safetensors is broken", "fetch it again", 1, reported)
-    return replace(FailureRecord(hash_of(of), count, at, failure), **fields)
+    return replace(FailureRecord(hash_of(of), count, at, failure, started_at=at), **fields)
 
 
 def reported(of: ModelDeployment, *workers: ObservedWorker, now: float = NOW, **fields: Any) -> ModelDeployment:

@@ -110,7 +110,7 @@ def _phase_order(phase: str) -> int:
 
 
 def _document(model: Model) -> dict[str, Any]:
-    last_used = model.last_used_at.isoformat() if model.last_used_at else None
+    last_used = model.last_used_at.isoformat().replace("+00:00", "Z") if model.last_used_at else None
     return {
         "namespace": model.namespace,
         "name": model.name,

@@ -42,6 +42,7 @@ class Demand:
 
     load: float  # requests waiting and running, averaged over seconds
     last_used_at: float  # Unix time, seconds
+    load_asked_at: float = 0.0  # Unix time of the last explicit load: an attempt begun before it is not the last
 
 
 Deployments = Mapping[Key, ModelDeployment]

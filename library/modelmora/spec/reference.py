@@ -78,9 +78,10 @@ def _rules(schema: Schema) -> str:
 
 def _messages(schema: Schema, prefix: str = "") -> Iterator[tuple[str, str]]:
     for rule in schema.get("x-kubernetes-validations", ()):
-        name, _, words = rule["message"].partition(" ")
-        path = f"{prefix}{rule.get('fieldPath', '.' + name)}".lstrip(".")
-        yield path, words
+        first, _, rest = rule["message"].partition(" ")
+        of_itself = schema.get("type") != "object"  # then its message begins with no field
+        path = prefix if of_itself else f"{prefix}{rule.get('fieldPath', '.' + first)}"
+        yield path.lstrip("."), rule["message"] if of_itself else rest
     for name, field in schema.get("properties", {}).items():
         yield from _messages(field, f"{prefix}.{name}")
         yield from _messages(field.get("items", {}), f"{prefix}.{name}[]")

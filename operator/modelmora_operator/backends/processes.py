@@ -267,10 +267,10 @@ def _of(deployment: ModelDeployment, twins: Mapping[Identity, list[Key]]) -> lis
 
 
 def _moved(before: Demands, now: Demands) -> list[Key]:
-    """The keys whose load changed; only the router looks at the last use."""
-    return [key for key in before.keys() | now.keys() if _load(before, key) != _load(now, key)]
+    """The keys whose load changed, or of which one was asked for; only the router looks at the last use."""
+    return [key for key in before.keys() | now.keys() if _wanted(before, key) != _wanted(now, key)]
 
 
-def _load(demands: Demands, key: Key) -> float | None:
+def _wanted(demands: Demands, key: Key) -> tuple[float, float] | None:
     demand = demands.get(key)
-    return demand.load if demand is not None else None
+    return (demand.load, demand.load_asked_at) if demand is not None else None

@@ -63,7 +63,7 @@ def model_json(view: ModelView, *, full: bool = False) -> dict[str, Any]:
         "conditions": plain["status"].get("conditions", []),
         "queued": view.lane.queued,
         "running": view.lane.running,
-        "lastUsedAt": None if used_at is None else datetime.fromtimestamp(used_at, UTC).isoformat(),
+        "lastUsedAt": None if used_at is None else _shown(datetime.fromtimestamp(used_at, UTC)),
     }
     return shown | ({"spec": plain["spec"], "status": plain["status"]} if full else {})
 
@@ -85,7 +85,7 @@ def system_json(view: SystemView) -> dict[str, Any]:
     """The router and what it serves."""
     return {
         "version": view.version,
-        "startedAt": view.started_at.isoformat(),
+        "startedAt": _shown(view.started_at),
         "ready": view.ready,
         "components": view.components,
         "models": [model_json(model) for model in view.models],
@@ -140,3 +140,8 @@ def _timestamp(unix_s: float) -> Timestamp:
     timestamp = Timestamp()
     timestamp.FromMicroseconds(round(unix_s * 1e6))
     return timestamp
+
+
+def _shown(moment: datetime) -> str:
+    """As Kubernetes writes times."""
+    return moment.isoformat().replace("+00:00", "Z")

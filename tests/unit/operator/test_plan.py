@@ -1,11 +1,13 @@
 """The whole decision, from a snapshot to what is done and said."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmora.control import Demand
 from modelmora.spec import ModelState
 from modelmora_operator.backoff import Backoff
 from modelmora_operator.cluster import ObservedWorker, Phase, Snapshot
@@ -96,6 +98,19 @@ def test_a_failed_load_waits_and_is_then_tried_again_while_it_is_wanted() -> Non
     assert state(waiting) is ModelState.FAILED_TO_LOAD
     assert len(planned(broken, NOW + 20).start) == 1
     assert planned(replace(broken, demand=None), NOW + 20).start == ()
+
+
+def test_the_status_says_when_the_next_attempt_is() -> None:
+    waiting = planned(snapshot(LAZY, load=1, failure=failed(LAZY, count=2)), NOW + 5)
+    assert waiting.status is not None
+    assert waiting.status.last_failure is not None
+    assert waiting.status.last_failure.retry_at == datetime.fromtimestamp(NOW + 20, UTC)
+
+
+@pytest.mark.parametrize(("asked_at", "starts"), [(NOW + 1, 1), (NOW - 1, 0), (0.0, 0)], ids=["after", "before", "not"])
+def test_a_load_that_is_asked_for_after_the_failure_does_not_wait(asked_at: float, starts: int) -> None:
+    asked = snapshot(LAZY, failure=failed(LAZY, count=9), demand=Demand(1, NOW, load_asked_at=asked_at))
+    assert len(planned(asked, NOW + 5).start) == starts
 
 
 def test_a_worker_that_was_killed_is_replaced_at_once_and_the_model_does_not_count_as_failed() -> None:

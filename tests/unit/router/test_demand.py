@@ -57,10 +57,11 @@ def test_last_use_is_published_as_unix_time() -> None:
         ({ONE: Demand(1.1, 101.0)}, False),
         ({ONE: Demand(1.3, 100.0)}, True),
         ({ONE: Demand(1.0, 111.0)}, True),
+        ({ONE: Demand(1.0, 100.0, load_asked_at=7.0)}, True),
         ({}, True),
         ({ONE: Demand(1.0, 100.0), TWO: Demand(0.0, 100.0)}, True),
     ],
-    ids=["equal", "a little", "load", "use", "dropped", "added"],
+    ids=["equal", "a little", "load", "use", "load asked for", "dropped", "added"],
 )
 def test_only_what_could_change_a_decision_is_published(wanted: Demands, *, expected: bool) -> None:
     assert matters({ONE: Demand(1.0, 100.0)}, wanted) is expected
