@@ -14,7 +14,9 @@ BROKEN_DEPLOYMENTS = [
     pytest.param(manifest("load", model={"id": None}), "metadata.name", id="name of an action"),
     pytest.param(manifest(model={"task": "txt2speech"}), "spec.model.task", id="own task, no engine"),
     pytest.param(
-        manifest(model={"task": "x"}, runtime={"engine": "fast"}), "spec.model.task", id="own task, built-in engine"
+        manifest(model={"task": "x"}, runtime={"engine": "sentence-transformers"}),
+        "spec.model.task",
+        id="own task, built-in engine",
     ),
     pytest.param(manifest(scaling={"minReplicas": 2}), "spec.scaling.minReplicas", id="min above default max"),
     pytest.param(

@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from modelmora.errors import InvalidManifest
-from modelmora.spec.schema import ENGINE, SEMANTIC_VERSION, SOURCE_URI, SUBDOMAIN
+from modelmora.spec.schema import ENGINE, ENGINES, SEMANTIC_VERSION, SOURCE_URI, SUBDOMAIN
 
 ResourceT = TypeVar("ResourceT", bound=BaseModel)
 
@@ -33,7 +33,7 @@ _MOST_SHOWN = 20
 _FORMS = {
     SEMANTIC_VERSION: ("a semantic version", 'write MAJOR.MINOR.PATCH in quotes, for example version: "1.0.0"'),
     SOURCE_URI: ("the URI of a source", "start it with hf://, s3://, https://, pvc://, file:// or package://"),
-    ENGINE: ("an engine", "name a built-in engine, or write python:module:Class"),
+    ENGINE: ("a built-in engine", f"use {', '.join(ENGINES)}, or write python:module:Class"),
     SUBDOMAIN: (
         "a name for Kubernetes",
         "use lower-case letters, digits, '-' and '.', beginning and ending with one of the first two",

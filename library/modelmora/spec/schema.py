@@ -33,7 +33,8 @@ SEMANTIC_VERSION = (
 )
 SUBDOMAIN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 SOURCE_URI = r"^(hf|s3|https|pvc|file|package)://[^\s\x00-\x1f]+$"
-ENGINE = r"^(python:[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*|[a-z0-9]+(-[a-z0-9]+)*)$"
+ENGINES = ("sentence-transformers",)  # the built-in ones; the worker's catalog has the same
+ENGINE = rf"^(python:[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*|{'|'.join(ENGINES)})$"
 QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 # Long enough for any name that Kubernetes allows as the value of a label, which a worker's pod carries.
 MAX_NAME = 63

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from modelmora.errors import InvalidEngine, MissingDependency
+from modelmora.spec.schema import ENGINES
 from modelmora_worker.engines import catalog
 
 
@@ -62,3 +63,7 @@ def test_a_module_that_is_not_on_the_path_is_named() -> None:
     with pytest.raises(InvalidEngine, match="not_a_module_of_anyone") as caught:
         catalog.load_class(catalog.resolve("python:not_a_module_of_anyone.sub:Engine", "any"))
     assert "runtime.files" in caught.value.context.remedy
+
+
+def test_the_built_in_engines_are_those_that_a_manifest_may_name() -> None:
+    assert set(catalog.BUILT_IN) == set(ENGINES)
