@@ -22,7 +22,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("life") / "models"
-    folder.mkdir()
     scripted(folder, "lazy")
     scripted(folder, "warmed")
     scripted(folder, "one", model_id="org/one")
@@ -152,7 +151,6 @@ def test_an_unknown_model_is_named(client: Client) -> None:
 @pytest.mark.req("IMP-1", "CLI-6")
 def test_sigterm_finishes_what_runs_and_leaves_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "slow")
     with serving(folder, tmp_path) as server, server.client() as client:
         client.infer("slow", "wake")
@@ -174,7 +172,6 @@ def infer_slowly(target: str) -> list[str]:
 @pytest.mark.req("RM-1.3e", "IMP-1")
 def test_a_killed_server_leaves_no_process_and_the_next_one_no_socket(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "a")
     scripted(folder, "b", runtime={"env": [{"name": "FRESH", "value": "1"}]})
     with serving(folder, tmp_path, warm=True) as server:
@@ -206,7 +203,6 @@ def answers(client: Client, model_id: str) -> bool:
 @pytest.mark.req("RM-1.3e")
 def test_a_killed_worker_leaves_no_socket(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "a")
     with serving(folder, tmp_path) as server, server.client() as client:
         first = psutil.Process(pid_of(client, "a"))
@@ -218,7 +214,6 @@ def test_a_killed_worker_leaves_no_socket(tmp_path: Path) -> None:
 
 def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "slow")
     with serving(folder, tmp_path) as server, server.client() as client:
         client.infer("slow", "wake")
@@ -245,7 +240,6 @@ def infer_for_a_minute(target: str) -> str:
 
 def test_a_load_that_is_asked_for_does_not_wait_for_the_back_off(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "mended", model={"failLoads": 1})
     an_hour = {"MODELMORA_LOAD_BACKOFF_FIRST_S": "3600", "MODELMORA_LOAD_BACKOFF_CAP_S": "3600"}
     with serving(folder, tmp_path, env=an_hour) as server, server.client() as client:

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "a")
     return folder
 

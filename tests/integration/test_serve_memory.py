@@ -28,7 +28,6 @@ def unique_bytes(server: Server) -> int:
 @pytest.mark.req("REQ-LIFE-005c", "RM-1.3g", "NUM-01")
 def test_load_and_unload_cycles_leave_no_memory_no_process_and_no_open_file(tmp_path: Path) -> None:
     folder = tmp_path / "models"
-    folder.mkdir()
     scripted(folder, "a")
     with serving(folder, tmp_path, warm=True) as server:
         cycle(server, 20)

@@ -23,7 +23,6 @@ GOOD = {"input": {"text": "hello"}}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("refusals") / "models"
-    folder.mkdir()
     scripted(folder, "good", model_id="org/good")
     scripted(folder, "untested", model={"failTests": True})
     scripted(folder, "flaky", model={"failLoads": 2})

@@ -13,6 +13,7 @@ def scripted(folder: Path, name: str, *, model_id: str = "", model: Any = None, 
     config = {"parameters": {"log": str(log_of(folder, name)), **(model or {})}}
     runtime = {"engine": "python:scripted_engine:Scripted"} | spec.pop("runtime", {})
     runtime["files"] = [{"path": "scripted_engine.py", "content": _ENGINE.read_text()}]
+    folder.mkdir(exist_ok=True)
     files = folder.parent / "model-files"
     files.mkdir(exist_ok=True)
     (files / "weights.txt").write_text("none")

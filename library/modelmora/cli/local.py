@@ -5,41 +5,33 @@ one ends this process at once; the workers see that and end too.
 """
 
 import asyncio
-import json
 import os
 import signal
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import structlog
 import uvloop
 
 from modelmora.cli import settings as program_settings
+from modelmora.cli.announcement import Announcement
 from modelmora.cli.bare_source import Sources
-from modelmora.cli.infer import show_result
-from modelmora.cli.output import console, show_error
 from modelmora.cli.settings import ServeSettings
-from modelmora.client import AsyncClient
-from modelmora.client.messages import DEFAULT_TARGET
 from modelmora.control.local import LocalControl
 from modelmora.errors import ModelMoraError
-from modelmora.spec import ModelDeployment
 from modelmora.telemetry import resolved
 from modelmora_operator import local as operator
 from modelmora_operator.settings import OperatorSettings
 from modelmora_router import server as router
-from modelmora_router.server import Bound
 from modelmora_router.settings import RouterSettings
 
 log = structlog.get_logger(__name__)
 
 _INTERRUPTED: Final = 130
-_SERVER_FILE: Final = "server.json"
+_KINDS: Final = (ServeSettings, OperatorSettings, RouterSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +49,7 @@ def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSetting
     Raises:
         InvalidSettings: one of them is wrong or unknown.
     """
-    kinds = (ServeSettings, OperatorSettings, RouterSettings)
-    values = program_settings.read_file(config, kinds) if config else {}
+    values = program_settings.read_file(config, _KINDS) if config else {}
     return LocalSettings(
         serve=program_settings.read(ServeSettings, file_values=values, flags=flags),
         operator=program_settings.read(OperatorSettings, file_values=values, flags=flags),
@@ -69,7 +60,7 @@ def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSetting
 def warn_of_unknown_variables() -> None:
     """Says which MODELMORA_… variables have no effect."""
     environment = os.environ  # noqa: TID251 - only its names
-    if unknown := program_settings.unknown_variables(environment, (ServeSettings, OperatorSettings, RouterSettings)):
+    if unknown := program_settings.unknown_variables(environment, _KINDS):
         log.warning("no such settings", variables=unknown, remedy="docs/reference/settings.md lists them")
 
 
@@ -112,7 +103,7 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> 
             )
             tasks.create_task(operating, name="operator")
             await deployments_known.wait()
-            announced = _Announcement(settings.operator.state_dir / _SERVER_FILE, control, ask, tasks)
+            announced = Announcement(settings.operator.state_dir, control, ask, tasks)
             with announced:
                 await router.run(settings.router, control, ready=announced.show, stop=stopping)
             workers_stopping.set()
@@ -141,62 +132,3 @@ def _on_signal(number: signal.Signals, stopping: asyncio.Event) -> None:
         os._exit(_INTERRUPTED)  # the workers watch this process, and end with it
     log.info("draining; the same signal again ends at once", signal=number.name)
     stopping.set()
-
-
-class _Announcement:
-    """Tells people and programs where the server answers, from its start to its end."""
-
-    def __init__(self, file: Path, control: LocalControl, ask: str | None, tasks: asyncio.TaskGroup) -> None:
-        self._file = file
-        self._control = control
-        self._ask = ask
-        self._tasks = tasks
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.unlink(missing_ok=True)
-
-    def show(self, bound: Bound) -> None:
-        """Called once, when requests are taken."""
-        host = f"[{bound.host}]" if ":" in bound.host else bound.host
-        rest, grpc = f"{host}:{bound.rest_port}", f"{host}:{bound.grpc_port}"
-        draft = self._file.with_suffix(".draft")
-        draft.write_text(json.dumps({"pid": os.getpid(), "rest": rest, "grpc": grpc}) + "\n")
-        draft.replace(self._file)
-        models = list((self._control.deployments.value or {}).values())
-        lines = [
-            f"ModelMora {version('modelmora')} serves {len(models)} model{'' if len(models) == 1 else 's'}",
-            *(
-                f"  {each.model_id}@{each.version}  {each.spec.model.task}  {each.spec.model.source.uri}"
-                for each in models
-            ),
-            f"REST http://{rest} (described at /docs) · gRPC {grpc} · end with Ctrl-C",
-            *(["No manifest was found there: add a ModelDeployment, and it is served at once"] if not models else []),
-        ]
-        console().print("\n".join(lines), markup=False, soft_wrap=True)
-        if self._ask is not None and models:
-            self._tasks.create_task(_first_answer(grpc, models[0], self._ask), name="first answer")
-
-
-async def _first_answer(target: str, deployment: ModelDeployment, text: str) -> None:
-    out, model_id = console(), deployment.model_id
-    out.print(f"\nAsking {model_id}: {text}", markup=False, soft_wrap=True)
-    try:
-        async with AsyncClient(target, namespace=deployment.metadata.namespace) as client:
-            result = await client.infer(model_id, text)
-    except ModelMoraError as error:
-        show_error(error)
-        return
-    show_result(result)
-    port = target.rpartition(":")[2]
-    server = "" if port == DEFAULT_TARGET.rpartition(":")[2] else f" --server {target}"
-    again = f'{_program()} infer {model_id} "…"{server}'
-    out.print(f"Ask again, in another terminal: {again}", markup=False, soft_wrap=True)
-
-
-def _program() -> str:
-    """As the person called it."""
-    name = sys.argv[0]
-    return "python -m modelmora" if name.endswith("__main__.py") else name

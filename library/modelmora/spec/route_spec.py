@@ -42,11 +42,6 @@ class ModelRouteSpec(Part):
     """Requests with the same value of this header go to the same backend."""
 
 
-def _mirror_of_a_backend(spec: ModelRouteSpec) -> bool:
-    mirror = spec.mirror
-    return mirror is not None and any(backend.name == mirror.name for backend in spec.backends)
-
-
 ROUTE_RULES: tuple[Rule[ModelRouteSpec], ...] = (
     Rule(
         at="spec",

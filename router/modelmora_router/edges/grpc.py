@@ -120,12 +120,16 @@ async def _refuse(error: ModelMoraError) -> NoReturn:
     raise error
 
 
-class InferenceEdge(inference_pb2_grpc.InferenceServiceServicer):
-    """InferenceService."""
+class _Edge:
+    """What each service has at hand."""
 
     def __init__(self, plane: DataPlane, settings: RouterSettings) -> None:
         self._plane = plane
         self._settings = settings
+
+
+class InferenceEdge(_Edge, inference_pb2_grpc.InferenceServiceServicer):
+    """InferenceService."""
 
     async def Infer(  # noqa: N802 - the name in the protocol
         self, request: types_pb2.InferenceRequest, context: Context
@@ -157,12 +161,8 @@ class InferenceEdge(inference_pb2_grpc.InferenceServiceServicer):
         yield await caller.answered(_refuse(_missing("a stream of inferences", "call Infer for each request")))
 
 
-class RegistryEdge(registry_pb2_grpc.RegistryServiceServicer):
+class RegistryEdge(_Edge, registry_pb2_grpc.RegistryServiceServicer):
     """RegistryService: the models, for reading."""
-
-    def __init__(self, plane: DataPlane, settings: RouterSettings) -> None:
-        self._plane = plane
-        self._settings = settings
 
     async def ListModels(  # noqa: N802 - the name in the protocol
         self, request: registry_pb2.ListModelsRequest, context: Context
@@ -212,12 +212,8 @@ class RegistryEdge(registry_pb2_grpc.RegistryServiceServicer):
         raise AssertionError("unreachable: the call was aborted")
 
 
-class ManagementEdge(management_pb2_grpc.ManagementServiceServicer):
+class ManagementEdge(_Edge, management_pb2_grpc.ManagementServiceServicer):
     """ManagementService: load, unload, status."""
-
-    def __init__(self, plane: DataPlane, settings: RouterSettings) -> None:
-        self._plane = plane
-        self._settings = settings
 
     async def LoadModel(  # noqa: N802 - the name in the protocol
         self, request: management_pb2.LoadModelRequest, context: Context

@@ -50,7 +50,7 @@ class TimingBody(_Body):
     """Where the time went, in milliseconds."""
 
     queue_ms: float
-    """From admission to the dispatch to a worker, a cold start included."""
+    """Waiting: everything from admission to the reply that was not the engine; a cold start included."""
     inference_ms: float
     """In the engine."""
     total_ms: float

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from modelmora.cli.announcement import SERVER_FILE, Announcement
 from modelmora.cli.app import USAGE, app
-from modelmora.cli.local import _Announcement
 from modelmora.control.local import LocalControl
 from modelmora_router.server import Bound
 
@@ -19,8 +19,8 @@ def test_an_unknown_log_level_is_wrong_use_and_names_the_known_ones() -> None:
 
 
 async def test_an_address_of_ipv6_is_told_in_a_form_that_clients_take(tmp_path: Path) -> None:
-    file = tmp_path / "server.json"
+    file = tmp_path / SERVER_FILE
     async with asyncio.TaskGroup() as tasks:
-        _Announcement(file, LocalControl(), None, tasks).show(Bound("::1", rest_port=80, grpc_port=90))
+        Announcement(tmp_path, LocalControl(), None, tasks).show(Bound("::1", rest_port=80, grpc_port=90))
     told = json.loads(file.read_text())
     assert (told["rest"], told["grpc"]) == ("[::1]:80", "[::1]:90")
