@@ -160,7 +160,8 @@ class DataPlane:
     def components(self) -> dict[str, str]:
         """What must be ready before the router is, by name."""
         heard = {name: "ready" if known else "not yet heard of" for name, known in self._fleet.heard().items()}
-        return {"router": "draining" if self._draining else "ready", **heard}
+        demand = "ready" if self._fleet.said() else "not yet published"
+        return {"router": "draining" if self._draining else "ready", **heard, "demand": demand}
 
     def _refuse_unless_ready(self) -> None:
         self._refuse_unless_heard()
@@ -220,7 +221,7 @@ class DataPlane:
         await self._fleet.run()
 
     async def until_ready(self) -> None:
-        """Returns once the first deployments and workers are known."""
+        """Returns once every component is ready."""
         await self._fleet.until_ready()
 
     async def drain(self) -> None:

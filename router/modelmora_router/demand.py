@@ -102,7 +102,13 @@ class DemandTracker:
         self._now = now
         self._uses: dict[Key, Use] = {}
         self._published: Demands = {}
+        self._said = asyncio.Event()
         self._urgent = asyncio.Event()
+
+    @property
+    def said(self) -> asyncio.Event:
+        """Set once a demand was published, and be it that nothing is wanted: it says that this router lives."""
+        return self._said
 
     def touch(self, key: Key) -> None:
         """Someone uses the model now; wakes it if it was not wanted."""
@@ -148,7 +154,7 @@ class DemandTracker:
 
     async def _publish(self) -> None:
         wanted = entries(self._uses, now=self._now(), unix_now=time.time())
-        if not matters(self._published, wanted):
+        if self._said.is_set() and not matters(self._published, wanted):
             return
         try:
             await self._control.publish_demand(wanted)
@@ -158,10 +164,11 @@ class DemandTracker:
         for key in wanted.keys() - self._published.keys():
             log.info("model is wanted", model=str(key))
         self._published = wanted
+        self._said.set()
 
     async def _pause(self) -> None:
         # With nothing wanted there is nothing to look at; what was not published yet is tried again.
-        idle = not self._uses and not self._published
+        idle = self._said.is_set() and not self._uses and not self._published
         try:
             async with asyncio.timeout(None if idle else self._interval_s):
                 await self._urgent.wait()

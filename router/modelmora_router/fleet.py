@@ -49,6 +49,10 @@ class Fleet:
         """What the control has told so far, by name."""
         return {name: event.is_set() for name, event in self._heard.items()}
 
+    def said(self) -> bool:
+        """Whether the operator could hear from this router: what is wanted, and so that it lives."""
+        return self._demand.said.is_set()
+
     def lanes(self) -> list[Lane]:
         """Those that there are now."""
         return [tended.lane for tended in self._lanes.values()]
@@ -117,7 +121,11 @@ class Fleet:
             group.create_task(self._publish_demand(), name="demand")
 
     async def until_ready(self) -> None:
-        """Returns once the first deployments and workers are known."""
+        """Returns once deployments and workers are known, and the running ones are said to be wanted."""
+        await self._until_heard()
+        await self._demand.said.wait()
+
+    async def _until_heard(self) -> None:
         for event in self._heard.values():
             await event.wait()
 
@@ -186,7 +194,11 @@ class Fleet:
         for worker_id in self._replicas.keys() - workers.keys():
             self._replicas.pop(worker_id).retire()
         for worker_id, worker in workers.items():
-            if replica := self._replicas.get(worker_id):
+            replica = self._replicas.get(worker_id)
+            if replica and not replica.is_of(worker):  # another pod under its name, or at another address
+                self._replicas.pop(worker_id).retire()
+                replica = None
+            if replica:
                 replica.update(worker)
             elif deployment := self._deployments.get(worker.key):
                 self._begin(worker, deployment)
@@ -216,7 +228,7 @@ class Fleet:
 
     async def _publish_demand(self) -> None:
         # Before the running models and their deployments are known, an empty demand would stop them.
-        await self.until_ready()
+        await self._until_heard()
         await self._demand.run()
 
 

@@ -25,6 +25,22 @@ log = structlog.get_logger(__name__)
 
 CAPACITY: Final = 2  # one runs, one is staged
 _BACKOFF_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
+# A pod that does not listen yet refuses at once: ask again soon. One whose network is not there yet says nothing: give
+# the attempt up soon, yet not before a busy machine could have answered.
+_RECONNECTING: Final = (
+    ("grpc.initial_reconnect_backoff_ms", 20),
+    ("grpc.max_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 500),  # gRPC's name for how long one attempt may take
+)
+# A node that is cut off sends no end of a connection: it is noticed 14 s after its last word. Half of that is the time
+# to answer, which a worker short of CPU needs too.
+_KEEPALIVE: Final = (
+    ("grpc.keepalive_time_ms", 7_000),
+    ("grpc.keepalive_timeout_ms", 7_000),
+    ("grpc.http2.ping_timeout_ms", 7_000),  # what counts in fact, and is a minute by default
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[worker_pb2.ProcessRequest, worker_pb2.ProcessResponse]"
@@ -104,6 +120,11 @@ class Replica:
             self._cancelled.append(entry_id)
             self._outgoing.set()
 
+    def is_of(self, worker: Worker) -> bool:
+        """Whether it is that worker; another may come to have its name."""
+        mine = self._worker
+        return (mine.key, mine.address, mine.health_address) == (worker.key, worker.address, worker.health_address)
+
     def update(self, worker: Worker) -> None:
         """What is listed of the worker changed."""
         self._set(terminating=worker.terminating)
@@ -179,7 +200,8 @@ class Replica:
         """Until the watch breaks; whether it ever said anything."""
         heard = False
         try:
-            async for answer in stub.Watch(health_pb2.HealthCheckRequest()):
+            # A call that waits for the channel begins when the channel does, not at our next attempt.
+            async for answer in stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
                 heard = True
                 self._set(healthy=answer.status == _SERVING)
         except grpc.aio.AioRpcError as error:
@@ -306,9 +328,8 @@ class Replica:
         return [
             ("grpc.max_send_message_length", -1),  # the edges bound what comes in
             ("grpc.max_receive_message_length", self._settings.max_response_bytes),
-            ("grpc.initial_reconnect_backoff_ms", 20),
-            ("grpc.min_reconnect_backoff_ms", 20),
-            ("grpc.max_reconnect_backoff_ms", 200),
+            *_RECONNECTING,
+            *_KEEPALIVE,
             ("grpc.use_local_subchannel_pool", 1),  # two routers in one process do not share a connection
         ]
 

@@ -1,12 +1,19 @@
 """What can be set of the router: by flag, by MODELMORA_… in the environment, or by file."""
 
-from typing import Annotated
+import socket
+from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from modelmora.errors import InvalidSettings
+from modelmora.telemetry import LogFormat, LogLevel
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+S = TypeVar("S", bound=BaseSettings)
 
 _MEBIBYTE = 1024 * 1024
 
@@ -54,3 +61,53 @@ class RouterSettings(BaseSettings):
     """How long the last results of a worker that has left are waited for."""
     slow_request_s: Seconds = 30
     """Requests that take longer are logged with a warning."""
+
+
+class ClusterSettings(BaseSettings):
+    """What the router's program in a cluster needs to know besides; the chart sets it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELMORA_ROUTER_",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        use_attribute_docstrings=True,
+    )
+
+    namespace: Annotated[str, Field(min_length=1)] = "default"
+    """Of the installation: where the router's Lease is."""
+    namespaces: tuple[str, ...] = ()
+    """Whose models are served, as a JSON list; none named: those of all namespaces."""
+    pod_name: Annotated[str, Field(min_length=1)] = Field(default_factory=socket.gethostname)
+    """Names the Lease."""
+    pod_uid: str = ""
+    """Owns the Lease, so that it goes with the pod."""
+    kubeconfig: Path | None = None
+    """The cluster, for a router that runs outside of it."""
+    api_timeout_s: Seconds = 30
+    """How long the first answer of the Kubernetes API is waited for."""
+    log_level: LogLevel = LogLevel.INFO
+    """DEBUG, INFO, WARNING or ERROR."""
+    log_format: LogFormat = LogFormat.AUTO
+    """console, json, or auto: console at a terminal."""
+
+
+def read(kind: type[S]) -> S:
+    """Settings from the environment.
+
+    Raises:
+        InvalidSettings: one of them is wrong; `field` says which.
+    """
+    prefix = kind.model_config["env_prefix"]
+    try:
+        return kind()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise InvalidSettings(
+            f"the setting {name} is wrong: {first['input']!r}: {first['msg']}",
+            field=name,
+            remedy=f"correct {prefix}{name.split('.')[0].upper()} in the environment",
+        ) from error
+    except SettingsError as error:
+        raise InvalidSettings(f"{error}", remedy=f"write a list as JSON: {prefix}NAMESPACES='[\"a\"]'") from error

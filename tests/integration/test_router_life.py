@@ -13,9 +13,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from modelmora import errors
-from modelmora.control import Key
+from modelmora.control import Demands, Key
 from modelmora.control.local import LocalControl
-from modelmora.errors import AddressInUse, InvalidSettings, ModelMoraError
+from modelmora.errors import AddressInUse, InvalidSettings, ModelMoraError, ServerUnavailable
 from modelmora.spec import ModelDeployment, ModelState
 from modelmora.v1 import inference_pb2_grpc, management_pb2, management_pb2_grpc, registry_pb2, registry_pb2_grpc
 from modelmora.wire.status import from_rpc_error
@@ -218,6 +218,17 @@ async def test_a_worker_that_dies_fails_what_it_had_and_the_next_worker_gets_the
         assert len(other.received) == 2
 
 
+async def test_a_worker_that_moved_is_found_where_it_is_now(router: Router, worker: FakeWorker) -> None:
+    async with fake_worker("w1") as before:
+        router.work(before)
+        await router.inference.Infer(request("a"))
+        assert before.texts == ["a"]
+        router.work(worker)  # of the same name, at another address
+        await eventually(lambda: worker.streams == 1)
+        await router.inference.Infer(request("b"))
+        assert (before.texts, worker.texts) == (["a"], ["b"])
+
+
 async def test_a_worker_that_drains_loses_nothing(router: Router, worker: FakeWorker) -> None:
     worker.hold()
     router.work(worker)
@@ -416,6 +427,36 @@ async def test_the_router_is_ready_only_once_it_knows_its_models() -> None:
         assert bound == []
         control.workers.set({})
         await eventually(lambda: bound)
+        stop.set()
+
+
+class Deaf(LocalControl):
+    """A control that takes no demand until the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+
+    async def publish_demand(self, demands: Demands) -> None:
+        if not self.open.is_set():
+            raise ServerUnavailable("not now")
+        await super().publish_demand(demands)
+
+
+async def test_the_router_is_ready_only_once_it_has_said_what_is_wanted(worker: FakeWorker) -> None:
+    control, bound, stop = Deaf(), asyncio.get_running_loop().create_future(), asyncio.Event()
+    model = deployment()
+    control.deployments.set({key_of(model): model})
+    control.workers.set({worker.worker_id: worker.listed(key_of(model))})
+    settings = RouterSettings(rest_port=0, grpc_port=0, demand_interval_s=0.01)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(run(settings, control, ready=bound.set_result, stop=stop))
+        await eventually(lambda: worker.streams == 1)  # all is known by now
+        assert not bound.done()
+        control.open.set()
+        await bound
+        assert control.demands.value is not None
+        assert control.demands.value.keys() == {key_of(model)}
         stop.set()
 
 

@@ -50,7 +50,9 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     # ---------------------------------------------------------------- for the test
 
     async def listen(self) -> None:
-        self.server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+        self.server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", -1), ("grpc.http2.max_ping_strikes", 0)]
+        )
         worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, self.server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self.server)
         self.server.add_insecure_port(self.address)

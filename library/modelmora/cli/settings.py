@@ -19,7 +19,7 @@ from modelmora.errors import InvalidSettings
 from modelmora.telemetry import LogFormat, LogLevel
 
 PREFIX: Final = "MODELMORA_"
-_OF_OTHERS: Final = ("MODELMORA_WORKER_", "MODELMORA_TEST_")
+_OF_OTHERS: Final = ("MODELMORA_WORKER_", "MODELMORA_ROUTER_", "MODELMORA_OPERATOR_", "MODELMORA_TEST_")
 S = TypeVar("S", bound=BaseSettings)
 
 

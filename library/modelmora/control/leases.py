@@ -5,6 +5,7 @@ Each router has one Lease of its own. That it is renewed says that the router li
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,6 +14,16 @@ from modelmora.kube import names
 
 DURATION_S: Final = 15
 RENEW_S: Final = 5.0
+MANAGER: Final = "modelmora-router"  # field manager of what a router writes
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The router whose Lease it is. With the uid of its pod, the Lease goes with the pod."""
+
+    namespace: str
+    name: str
+    pod_uid: str = ""
 
 
 def lease(holder: str, demands: Demands, now: float) -> dict[str, Any]:
@@ -25,6 +36,15 @@ def lease(holder: str, demands: Demands, now: float) -> dict[str, Any]:
         },
         "spec": {"holderIdentity": holder, "leaseDurationSeconds": DURATION_S, "renewTime": moment},
     }
+
+
+def owned_lease(holder: Holder, demands: Demands, now: float) -> dict[str, Any]:
+    """The Lease of that router; owned by its pod, so that a pod that goes without a word takes it along."""
+    body = lease(holder.name, demands, now)
+    if holder.pod_uid:
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": holder.name, "uid": holder.pod_uid}
+        body["metadata"]["ownerReferences"] = [owner]
+    return body
 
 
 def written(demands: Demands) -> str:

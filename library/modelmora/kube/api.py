@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Final, Self, TypeAlias
 from urllib.parse import quote
 
 import aiohttp
+import yaml
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -24,7 +26,23 @@ _REFUSED: Final = 400
 _APPLY: Final = "application/apply-patch+yaml"
 _JSON: Final = "application/json"
 _PAGE: Final = 500  # objects of one answer to a list
-_WATCH_S: Final = 290  # after it the server ends a watch in order, and it is begun anew
+# After it the server ends a watch in order, and it is begun anew where it stood: that costs one small request. Short,
+# because a watch whose server is stalled looks like one to which nothing happens: so long can it be blind, no longer.
+_WATCH_S: Final = 30
+_WATCH_GRACE_S: Final = 5.0
+# A network that is cut says nothing either: the system asks the other side, and gives it up after 8 + 3 * 3 seconds.
+_PROBE_AFTER_S: Final = 8
+_PROBE_EVERY_S: Final = 3
+_PROBES: Final = 3
+_PROBING: Final = tuple(
+    (getattr(socket, name), value)
+    for name, value in (
+        ("TCP_KEEPIDLE", _PROBE_AFTER_S),
+        ("TCP_KEEPINTVL", _PROBE_EVERY_S),
+        ("TCP_KEEPCNT", _PROBES),
+    )
+    if hasattr(socket, name)  # not on every system; the watch's own end serves there
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +99,18 @@ class Event:
 
 
 class Kube:
-    """One connection to one API server. Every call ends within `timeout_s`, a watch only with its server.
+    """One connection to one API server. Every call ends within `timeout_s`, a watch a little after `watch_s`.
 
     Every method raises KubeError if the server refuses, and ServerUnavailable if it cannot be reached in time.
     """
 
-    def __init__(self, client: ApiClient, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, client: ApiClient, *, timeout_s: float = 10.0, watch_s: int = _WATCH_S) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._watch_s = watch_s
 
     @classmethod
-    async def connect(cls, kubeconfig: Path | None = None, *, timeout_s: float = 10.0) -> Self:
+    async def connect(cls, kubeconfig: Path | None = None, *, timeout_s: float = 10.0, watch_s: int = _WATCH_S) -> Self:
         """To the cluster that the file names; without one, to the cluster whose pod this program runs in.
 
         Raises:
@@ -99,6 +118,7 @@ class Kube:
         """
         configuration = Configuration()
         configuration.client_side_validation = False
+        configuration.connection_pool_maxsize = 0  # no limit: every watch holds one, and a write must not wait for them
         try:
             if kubeconfig is None:
                 kubernetes_config.load_incluster_config(client_configuration=configuration)
@@ -106,13 +126,20 @@ class Kube:
                 await kubernetes_config.load_kube_config(
                     config_file=str(kubeconfig), client_configuration=configuration
                 )
-        except (kubernetes_config.ConfigException, OSError) as error:
+        except (kubernetes_config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
             raise InvalidSettings(
                 f"there is no way to a Kubernetes API: {error}",
                 field="kubeconfig",
-                remedy="name a kubeconfig file by MODELMORA_KUBECONFIG, or run in a pod with a service account",
+                file=str(kubeconfig or ""),
+                remedy="name a kubeconfig file by the setting kubeconfig, or run in a pod with a service account",
             ) from error
-        return cls(ApiClient(configuration), timeout_s=timeout_s)
+        return cls(ApiClient(configuration), timeout_s=timeout_s, watch_s=watch_s)
+
+    @property
+    def configuration(self) -> Configuration:
+        """Where the API server is, and by which credentials it is reached: for another client of this program."""
+        configuration: Configuration = self._client.configuration
+        return configuration
 
     async def close(self) -> None:
         await self._client.close()
@@ -142,14 +169,15 @@ class Kube:
             "labelSelector": selector,
             "resourceVersion": resource_version,
             "allowWatchBookmarks": "true",
-            "timeoutSeconds": str(_WATCH_S),
+            "timeoutSeconds": str(self._watch_s),
         }
         response = await self._send("GET", resource.path(namespace), query, until_end=True)
+        _probe_silence(response)
         try:
             async for line in response.content:
                 if line.strip():
                     yield _event(json.loads(line))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:  # ValueError: a line that was cut
             raise _unreachable(error, self._client.configuration.host) from error
         finally:
             response.close()
@@ -217,7 +245,7 @@ class Kube:
         timeout = aiohttp.ClientTimeout(
             total=None if until_end else self._timeout_s,
             sock_connect=self._timeout_s,
-            sock_read=_WATCH_S + self._timeout_s,
+            sock_read=self._watch_s + _WATCH_GRACE_S,
         )
         said = [(name, value) for name, value in (query or {}).items() if value]
         try:
@@ -235,6 +263,16 @@ class Kube:
         if response.status >= _REFUSED:
             raise await _refused(response)
         return response
+
+
+def _probe_silence(response: aiohttp.ClientResponse) -> None:
+    connection = response.connection
+    open_socket = connection.transport.get_extra_info("socket") if connection and connection.transport else None
+    if open_socket is None:
+        return
+    open_socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PROBING:
+        open_socket.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _event(said: Object) -> Event:

@@ -1,18 +1,24 @@
-"""The whole present state of one kind of object, at once and after every change: list, watch, and list again."""
+"""The whole present state of one kind of object, at once and after every change: list, watch, and list again.
+
+A task a namespace lists and watches; whoever reads gets the newest state, once for any number of changes since.
+"""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import structlog
 
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import GONE, Kube, KubeError, Listed, Object, Resource
+from modelmora.kube.api import GONE, NOT_FOUND, Kube, KubeError, Object, Resource
 
 Name: TypeAlias = tuple[str, str]  # namespace, name
 State: TypeAlias = Mapping[Name, Object]
 
 _BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+_WELL_AFTER_S: Final = 1.0  # an attempt that lasted so long may be followed by another at once
+_LIST_AGAIN_S: Final = 300.0  # a list tells what no event told; none should be needed
 
 log = structlog.get_logger(__name__)
 
@@ -24,37 +30,123 @@ async def follow(
 
     Every list replaces the state, so that no deletion is missed, whatever happened to the watch.
     """
-    attempt = 0
-    while True:
-        try:
-            listed = await kube.list(resource, namespace, selector=selector)
-            attempt = 0
-            async for state in _changing(kube, resource, namespace, selector, listed):
-                yield state
-        except (KubeError, ServerUnavailable) as error:
-            if isinstance(error, KubeError) and error.status == GONE:
-                continue
-            log.warning("cannot follow", resource=resource.plural, cause=str(error))
-            await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-            attempt += 1
+    namespaces = [namespace] if namespace else []
+    async for state in follow_all(kube, resource, namespaces, selector=selector):
+        yield state
 
 
-async def _changing(
-    kube: Kube, resource: Resource, namespace: str | None, selector: str, listed: Listed
+async def follow_all(
+    kube: Kube, resource: Resource, namespaces: Sequence[str] = (), *, selector: str = ""
 ) -> AsyncIterator[State]:
-    state = {name_of(item): item for item in listed.items}
-    yield dict(state)
-    version = listed.resource_version
-    while True:  # the server ends a watch now and then; the next one goes on where it stood
-        async for event in kube.watch(resource, namespace, selector=selector, resource_version=version):
-            version = event.object["metadata"]["resourceVersion"]
-            if event.type == "BOOKMARK":
-                continue
-            if event.type == "DELETED":
-                state.pop(name_of(event.object), None)
-            else:
-                state[name_of(event.object)] = event.object
-            yield dict(state)
+    """As `follow`, of several namespaces together, or of all; first when every one of them is known."""
+    changed = asyncio.Event()
+    places: Sequence[str | None] = namespaces or (None,)
+    followers = [_Follower(kube, resource, place, selector, changed) for place in places]
+    tasks = [asyncio.create_task(one.run(), name=f"{resource.plural} of {one.where}") for one in followers]
+    for task in tasks:
+        task.add_done_callback(lambda _: changed.set())
+    try:
+        while True:
+            await changed.wait()
+            changed.clear()
+            for task in tasks:
+                if task.done():
+                    task.result()  # a bug: it must not look like a state that stands
+            if all(one.known for one in followers):
+                yield merged([one.state for one in followers])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Follower:
+    """Keeps `state` as the API server has it, and tells of every change."""
+
+    def __init__(
+        self, kube: Kube, resource: Resource, namespace: str | None, selector: str, changed: asyncio.Event
+    ) -> None:
+        self._kube = kube
+        self._resource = resource
+        self._namespace = namespace
+        self._selector = selector
+        self._changed = changed
+        self._version = ""  # of the state; empty: list anew
+        self._listed_at = 0.0
+        self._complaint = ""
+        self.state: dict[Name, Object] = {}
+        self.known = False
+
+    @property
+    def where(self) -> str:
+        return self._namespace or "all namespaces"
+
+    async def run(self) -> None:
+        attempt = 0
+        while True:
+            begun = time.monotonic()
+            try:
+                await self._follow()
+                attempt = 0
+            except (KubeError, ServerUnavailable) as error:
+                attempt = 0 if time.monotonic() - begun > _WELL_AFTER_S else attempt + 1
+                self._take(error)
+                # The first break costs no time: a server that restarts, and a version that is too old, are everyday.
+                if attempt > 1 or isinstance(error, ServerUnavailable):
+                    await asyncio.sleep(_BACKOFF_S[min(max(attempt - 1, 0), len(_BACKOFF_S) - 1)])
+
+    async def _follow(self) -> None:
+        """One watch from its beginning to its end, after a list where one is needed."""
+        if not self._version or time.monotonic() - self._listed_at > _LIST_AGAIN_S:
+            await self._list()
+        watch = self._kube.watch(
+            self._resource, self._namespace, selector=self._selector, resource_version=self._version
+        )
+        async for event in watch:
+            self._version = event.object["metadata"]["resourceVersion"]
+            if event.type != "BOOKMARK":
+                self._change(event.type, event.object)
+            self._well()
+        self._well()
+
+    async def _list(self) -> None:
+        listed = await self._kube.list(self._resource, self._namespace, selector=self._selector)
+        self.state = {name_of(item): item for item in listed.items}
+        self._version, self._listed_at, self.known = listed.resource_version, time.monotonic(), True
+        self._well()
+        self._changed.set()
+
+    def _change(self, kind: str, item: Object) -> None:
+        if kind == "DELETED":
+            self.state.pop(name_of(item), None)
+        else:
+            self.state[name_of(item)] = item
+        self._changed.set()
+
+    def _take(self, error: KubeError | ServerUnavailable) -> None:
+        if isinstance(error, KubeError):
+            self._version = ""  # what it refused may be this version; a list is always allowed
+            if error.status == GONE:
+                return
+        if (complaint := str(error)) != self._complaint:  # told once, not at every attempt
+            self._complaint = complaint
+            log.warning(
+                "cannot follow", resource=self._resource.plural, where=self.where, cause=complaint,
+                remedy=_remedy(error, self._resource),
+            )  # fmt: skip
+
+    def _well(self) -> None:
+        if self._complaint:
+            self._complaint = ""
+            log.info("follows again", resource=self._resource.plural, where=self.where, objects=len(self.state))
+
+
+def _remedy(error: KubeError | ServerUnavailable, resource: Resource) -> str:
+    if isinstance(error, ServerUnavailable):
+        return error.context.remedy
+    if error.status == NOT_FOUND and resource.group:
+        return f"install the definition of {resource.kind}: kubectl apply --server-side -f crds/"
+    return f"allow this service account to list and watch {resource.plural}"
 
 
 def name_of(item: Object) -> Name:
@@ -64,5 +156,5 @@ def name_of(item: Object) -> Name:
 
 
 def merged(states: Sequence[State]) -> State:
-    """Those of several namespaces together."""
+    """Those of several namespaces together; a copy."""
     return {name: item for state in states for name, item in state.items()}

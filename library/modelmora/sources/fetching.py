@@ -10,7 +10,7 @@ from pathlib import Path
 from modelmora.errors import InvalidSource, SourceNotFound
 from modelmora.sources import hub
 from modelmora.sources.integrity import Pins, hash_folder, verify
-from modelmora.sources.uris import FIELD, FileSource, HubSource, PackageSource, Source
+from modelmora.sources.uris import FIELD, ClaimSource, FileSource, HubSource, PackageSource, Source
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +18,7 @@ class FetchOptions:
     """How to fetch. Files of remote sources and what is known of files live in `cache_dir`."""
 
     cache_dir: Path
+    volumes_dir: Path | None = None  # where PersistentVolumeClaims are mounted, by name; None: nowhere, no pod
     model_id: str = ""
     endpoint: str = ""  # of the Hub or the object store; empty = the public one
     token: str = field(default="", repr=False)  # empty = what the Hub's own library finds
@@ -60,7 +61,9 @@ def _locate(source: Source, options: FetchOptions) -> tuple[Path, str]:
         case PackageSource():
             return _package_folder(source, options.model_id), _package_version(source.package)
         case FileSource(path=path):
-            return _existing(Path(path), str(source), options.model_id), ""
+            return _existing(Path(path), source, options.model_id, _file_remedy(options)), ""
+        case ClaimSource():
+            return _claim_folder(source, options), ""
         case HubSource():
             request = hub.Request(source.name, source.revision, options.endpoint, options.token, options.model_id)
             return hub.download(request, cache_dir=options.cache_dir / "hub")
@@ -92,7 +95,29 @@ def _package_folder(source: PackageSource, model_id: str) -> Path:
             field=FIELD,
             remedy="name a folder inside the package",
         )
-    return _existing(folder, str(source), model_id)
+    return _existing(folder, source, model_id, "name an existing folder of the package")
+
+
+def _claim_folder(source: ClaimSource, options: FetchOptions) -> Path:
+    if options.volumes_dir is None:
+        raise InvalidSource(
+            f"the source {source} of model {options.model_id} is a volume of a cluster, and this is none",
+            model_id=options.model_id,
+            field=FIELD,
+            remedy="name the folder that holds the files on this machine: file:///folder",
+        )
+    folder = options.volumes_dir / source.claim / source.path
+    remedy = f"name an existing folder of the claim {source.claim}, or put the files of the model there"
+    return _existing(folder, source, options.model_id, remedy)
+
+
+def _file_remedy(options: FetchOptions) -> str:
+    if options.volumes_dir is None:
+        return "name an existing folder with the files of the model"
+    return (
+        "name a folder of the worker's image, mount the volume that holds it (spec.podTemplate), "
+        "or use pvc://claim/folder"
+    )
 
 
 def _package_version(package: str) -> str:
@@ -104,14 +129,20 @@ def _package_version(package: str) -> str:
     return version(names[0]) if names else ""
 
 
-def _existing(folder: Path, uri: str, model_id: str) -> Path:
+def _existing(folder: Path, source: Source, model_id: str, remedy: str) -> Path:
     if folder.is_dir():
         return folder
-    problem = "is a file, not a folder" if folder.exists() else "does not exist"
     raise SourceNotFound(
-        f"the source {uri} of model {model_id} {problem}: {folder}",
+        f"the source {source} of model {model_id} {_problem(folder)}: {folder}",
         model_id=model_id,
         field=FIELD,
         file=str(folder),
-        remedy="name an existing folder with the files of the model",
+        remedy=remedy,
     )
+
+
+def _problem(folder: Path) -> str:
+    try:
+        return "is a file, not a folder" if folder.exists() else "does not exist"
+    except OSError as error:  # a folder on the way may not be entered
+        return f"cannot be reached ({error.strerror})"

@@ -9,10 +9,12 @@ from urllib.parse import unquote
 from modelmora.errors import InvalidSource
 
 FIELD: Final = "spec.model.source.uri"
-_USABLE_NOW: Final = "use hf://org/name, file:///folder or package://package/folder"
-_LATER: Final = ("s3", "https", "pvc")
+_USABLE_NOW: Final = "use hf://org/name, file:///folder, pvc://claim/folder or package://package/folder"
+_LATER: Final = ("s3", "https")
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 _HUB_REVISION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
+_CLAIM: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LONGEST_CLAIM: Final = 253
 _PACKAGE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 
 
@@ -38,6 +40,17 @@ class FileSource:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimSource:
+    """A folder on a PersistentVolumeClaim of the deployment's namespace; `path` is relative to the volume."""
+
+    claim: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"pvc://{self.claim}/{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
 class HubSource:
     """A model of the Hugging Face Hub; an empty revision is the default branch."""
 
@@ -48,7 +61,7 @@ class HubSource:
         return f"hf://{self.name}" + (f"@{self.revision}" if self.revision else "")
 
 
-Source: TypeAlias = PackageSource | FileSource | HubSource
+Source: TypeAlias = PackageSource | FileSource | ClaimSource | HubSource
 
 
 def parse(uri: str) -> Source:
@@ -65,6 +78,8 @@ def parse(uri: str) -> Source:
             return _package(uri, unquote(rest))
         case "file":
             return _file(uri, unquote(rest))
+        case "pvc":
+            return _claim(uri, unquote(rest))
         case "hf":
             return _hub(uri, rest)
         case later if later in _LATER:
@@ -80,7 +95,13 @@ def default_model_id(source: Source) -> str:
         case PackageSource(package=package):
             return package.rpartition(".")[2].replace("_", "-")
         case FileSource(path=path):
-            return re.sub(r"[^A-Za-z0-9_-]+", "-", PurePosixPath(path).name).strip("-") or "model"
+            return _as_id(PurePosixPath(path).name)
+        case ClaimSource(claim=claim, path=path):
+            return _as_id(PurePosixPath(path).name or claim)
+
+
+def _as_id(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "model"
 
 
 def _package(uri: str, rest: str) -> PackageSource:
@@ -95,6 +116,13 @@ def _file(uri: str, rest: str) -> FileSource:
     if not path.startswith("/"):
         raise _invalid(uri, "has no absolute path", "write three slashes, for example file:///srv/models/minilm")
     return FileSource("/" + _relative(uri, path.strip("/")))
+
+
+def _claim(uri: str, rest: str) -> ClaimSource:
+    claim, _, path = rest.partition("/")
+    if not _CLAIM.fullmatch(claim) or len(claim) > _LONGEST_CLAIM:
+        raise _invalid(uri, f"names no PersistentVolumeClaim: {claim[:80]!r}", "write pvc://claim/folder")
+    return ClaimSource(claim, _relative(uri, path.strip("/")))
 
 
 def _hub(uri: str, rest: str) -> HubSource:

@@ -105,7 +105,8 @@ Count = Annotated[int, Field(ge=0, le=MAX_INT32)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_INT32)]
 Bytes = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
 Moment = AwareDatetime
-# Any JSON object; a cluster stores it as it is.
+# Any JSON object; a cluster stores it as it is. Atomic, since server-side apply would make null of one that becomes {}.
 Anything = Annotated[
-    dict[str, JsonValue], WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True})
+    dict[str, JsonValue],
+    WithJsonSchema({"type": "object", "x-kubernetes-preserve-unknown-fields": True, "x-kubernetes-map-type": "atomic"}),
 ]

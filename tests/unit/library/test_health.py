@@ -52,3 +52,16 @@ async def test_whoever_asks_once_gets_the_state_of_now() -> None:
     assert (await health.Check(asked(NAME), context())).status == Response.NOT_SERVING
     health.set(serving=True)
     assert (await health.Check(asked(""), context())).status == Response.SERVING
+
+
+async def test_who_asks_whether_it_lives_hears_yes_until_the_end() -> None:
+    health = HealthService([NAME], alive=["live"])
+    assert (await health.Check(asked("live"), context())).status == Response.SERVING
+    watch = cast("Any", health.Watch(asked("live"), context()))
+    assert (await anext(watch)).status == Response.SERVING
+    health.set(serving=True)
+    health.set(serving=False)
+    assert (await health.Check(asked("live"), context())).status == Response.SERVING
+    assert (await health.Check(asked(""), context())).status == Response.NOT_SERVING
+    health.end()
+    assert [answer.status async for answer in watch] == [Response.NOT_SERVING]

@@ -202,3 +202,40 @@ def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceNotFound, match="no file"):
         get(f"file://{tmp_path}/empty", tmp_path)
+
+
+@pytest.fixture
+def volumes(model: Path, tmp_path: Path) -> FetchOptions:
+    """A pod with a claim "models" that holds the model in org/m."""
+    (tmp_path / "volumes" / "models" / "org").mkdir(parents=True)
+    model.rename(tmp_path / "volumes" / "models" / "org" / "m")
+    return FetchOptions(cache_dir=tmp_path / "cache", volumes_dir=tmp_path / "volumes", model_id="org/m")
+
+
+@pytest.mark.req("RM-1.3b")
+def test_a_folder_of_a_claim_is_used_where_it_is_mounted(volumes: FetchOptions) -> None:
+    fetched = fetch(parse("pvc://models/org/m"), volumes)
+    assert volumes.volumes_dir is not None
+    assert fetched.path == volumes.volumes_dir / "models" / "org" / "m"
+    assert fetched.sha256["model.safetensors"] == SHA256
+
+
+@pytest.mark.parametrize(
+    ("uri", "remedy"),
+    [
+        ("pvc://models/org/other", "claim models"),
+        ("pvc://others/org/m", "claim others"),
+        ("file:///no/such/folder", "spec.podTemplate"),
+    ],
+)
+def test_what_a_pod_has_not_is_told_with_what_a_pod_can_have(volumes: FetchOptions, uri: str, remedy: str) -> None:
+    with pytest.raises(SourceNotFound) as caught:
+        fetch(parse(uri), volumes)
+    assert remedy in caught.value.context.remedy
+    assert uri in caught.value.message
+
+
+def test_a_claim_is_refused_where_there_is_no_cluster(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSource) as caught:
+        get("pvc://models/org/m", tmp_path)
+    assert "file:///" in caught.value.context.remedy

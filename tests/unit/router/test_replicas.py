@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
+import pytest
+
 from modelmora.control import Key, Worker
 from modelmora.errors import ModelMoraError
 from modelmora.v1 import worker_pb2
@@ -90,3 +92,17 @@ async def test_what_a_lost_worker_never_heard_of_goes_elsewhere() -> None:
 async def test_a_worker_that_sends_what_is_no_message_is_told_apart_from_one_that_left() -> None:
     stream: Any = GarbageStream()
     assert await replica_of(RememberingOwner())._read(stream) == "it sent bytes that are no message"
+
+
+@pytest.mark.parametrize(
+    ("now", "same"),
+    [
+        (Worker("w1", Key("default", "one"), "unix:x", "unix:x", terminating=True), True),
+        (Worker("w1", Key("default", "one"), "10.0.0.2:9100", "unix:x"), False),
+        (Worker("w1", Key("default", "one"), "unix:x", "10.0.0.2:9101"), False),
+        (Worker("w1", Key("default", "two"), "unix:x", "unix:x"), False),
+    ],
+    ids=["ending", "another address", "another health address", "another model"],
+)
+def test_a_worker_at_another_address_is_another_replica(now: Worker, *, same: bool) -> None:
+    assert replica_of(RememberingOwner()).is_of(now) is same

@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from modelmora_router.settings import RouterSettings
+from modelmora.errors import InvalidSettings
+from modelmora_router.settings import ClusterSettings, RouterSettings, read
 
 
 @pytest.mark.req("REQ-DEPLOY-003")
@@ -34,3 +35,24 @@ def test_settings_do_not_change() -> None:
 def test_a_setting_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         RouterSettings(**wrong)  # type: ignore[arg-type]
+
+
+def test_settings_of_the_cluster_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELMORA_ROUTER_NAMESPACES", '["a", "b"]')
+    monkeypatch.setenv("MODELMORA_ROUTER_POD_UID", "")
+    settings = read(ClusterSettings)
+    assert settings.namespaces == ("a", "b")
+    assert settings.pod_uid == ""
+    assert settings.pod_name  # of this machine, where no pod is named
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MODELMORA_REST_PORT", "x"), ("MODELMORA_ROUTER_NAMESPACES", "a,b"), ("MODELMORA_ROUTER_LOG_LEVEL", "LOUD")],
+)
+def test_a_wrong_setting_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    kind = ClusterSettings if "ROUTER" in name else RouterSettings
+    with pytest.raises(InvalidSettings) as refused:
+        read(kind)
+    assert name in refused.value.context.remedy
