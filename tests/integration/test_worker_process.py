@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire import values
@@ -249,3 +250,44 @@ async def test_the_memory_of_a_worker_is_its_own(folder: Path) -> None:
 def rss(pid: int) -> int:
     [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
+
+
+@pytest.mark.req("REQ-DEPLOY-001")
+async def test_a_wish_to_end_is_heard_while_our_own_code_is_imported(folder: Path) -> None:
+    (folder / "settings.json").write_text(settings_json(folder))
+    command = [sys.executable, "-X", "importtime", "-m", "modelmora_worker", "--settings", f"{folder}/settings.json"]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    assert process.stderr is not None
+    async with asyncio.timeout(DEADLINE_S):
+        while b"modelmora.errors" not in await process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGTERM)
+        await process.communicate()
+    assert process.returncode == 0  # not by the signal: the first process of a container would not even end
+
+
+async def test_only_the_first_start_counts_from_the_wish_for_it(folder: Path) -> None:
+    pod = {"started_at": 1.0, "first_start_file": str(folder / "started")}
+    seconds = []
+    for _ in range(2):
+        async with started(folder, **pod) as process, connected(folder) as stub:
+            async for update in stub.Status(worker_pb2.StatusRequest()):
+                seconds.append(dict(update.phase_seconds))
+                break
+            process.terminate()
+            await ended(process)
+    first, second = seconds
+    assert first["spawn"] > 1e9
+    assert "spawn" not in second
+
+
+async def test_it_is_known_to_live_before_it_serves(folder: Path) -> None:
+    health = f"unix:{folder}/health.sock"
+    async with started(folder, health_address=health) as process:
+        await until_exists(folder / "health.sock")
+        async with grpc.aio.insecure_channel(health) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            asked = health_pb2.HealthCheckRequest(service="live")
+            assert (await stub.Check(asked, timeout=DEADLINE_S)).status == health_pb2.HealthCheckResponse.SERVING
+        process.terminate()
+        await ended(process)

@@ -11,6 +11,7 @@ from typing import Final
 import structlog
 
 from modelmora.errors import LoadError
+from modelmora.kube.names import LIVENESS_SERVICE
 from modelmora.v1 import worker_pb2
 from modelmora.watching import Cell
 from modelmora.wire.health import HealthService
@@ -81,7 +82,7 @@ class Lifecycle:
     """Owns the state; used from the event loop alone. Health says SERVING if and only if the phase does."""
 
     def __init__(self) -> None:
-        self.health = HealthService(["modelmora.v1.WorkerService"])
+        self.health = HealthService(["modelmora.v1.WorkerService"], alive=[LIVENESS_SERVICE])
         self._cell: Cell[WorkerState] = Cell()
         self._cell.set(WorkerState())
 

@@ -131,6 +131,7 @@ def fetch(settings: WorkerSettings) -> sources.Fetched:
     model = settings.deployment.spec.model
     options = sources.FetchOptions(
         cache_dir=settings.cache_dir,
+        volumes_dir=settings.volumes_dir,
         model_id=settings.model_id,
         endpoint=model.source.endpoint or "",
         token=settings.source_token.get_secret_value() if settings.source_token else "",

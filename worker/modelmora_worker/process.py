@@ -74,7 +74,7 @@ async def _serve(settings: WorkerSettings, started: float) -> Failure | None:
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.signalled)
     worker = Worker(settings, stopping)
-    if settings.started_at is not None:
+    if settings.started_at is not None and _is_first_start(settings.first_start_file):
         worker.spawned(max(0.0, started - settings.started_at))
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(_watch_parent(settings, stopping), name="parent")
@@ -84,6 +84,19 @@ async def _serve(settings: WorkerSettings, started: float) -> Failure | None:
             failure = _not_started(error)
         watching.cancel()
     return failure
+
+
+def _is_first_start(marker: Path | None) -> bool:
+    """A pod restarts a worker in place, long after the wish for it."""
+    if marker is None:
+        return True
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        _log.warning("first start is not marked", file=str(marker), cause=str(error))
+    return True
 
 
 def _not_started(error: ModelMoraError) -> Failure:

@@ -27,6 +27,8 @@ from modelmora_worker.service import WorkerService
 from modelmora_worker.settings import WorkerSettings, socket_path
 from modelmora_worker.stopping import Stopping
 
+# Routers ping, to notice a node that is cut off; gRPC's servers take that for an attack unless told.
+_PINGED: Final = (("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000), ("grpc.http2.max_ping_strikes", 0))
 _GOODBYE_S: Final = 1.0  # for the last messages of open streams
 _log = structlog.get_logger(__name__)
 
@@ -161,7 +163,7 @@ class Worker:
 
 
 def _listener(address: str, options: list[tuple[str, int]]) -> grpc.aio.Server:
-    listener = grpc.aio.server(options=[*options, ("grpc.so_reuseport", 0)])
+    listener = grpc.aio.server(options=[*options, *_PINGED, ("grpc.so_reuseport", 0)])
     try:
         bound = listener.add_insecure_port(address)
     except RuntimeError as error:

@@ -34,6 +34,8 @@ class WorkerSettings(BaseSettings):
     cache_dir: Path
     files_dir: Path | None = None
     """Where the deployment's runtime.files are written; it goes on the Python path."""
+    volumes_dir: Path | None = None
+    """In a pod: where PersistentVolumeClaims are mounted, each in a folder of its name."""
     termination_message_path: Path | None = None
     source_token: SecretStr | None = None
     """For hf://; without it, what the Hub's own library finds."""
@@ -44,6 +46,8 @@ class WorkerSettings(BaseSettings):
     max_queued_entries: int = Field(default=1024, ge=1)
     started_at: float | None = None
     """Unix time at which the parent began to start this process."""
+    first_start_file: Path | None = None
+    """Made by the first start; a restart in its place, which finds it, does not count from started_at."""
     exit_with_parent: bool = False
     parent_pid: int | None = None
     """For a fresh process with exit_with_parent: who must be its parent."""
