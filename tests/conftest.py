@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.helm import helm, program
+
+__all__ = ["helm"]  # a fixture
+
 _ENVIRONMENT = os.environ  # noqa: TID251 - a test run has no settings class
 
 
@@ -17,6 +21,8 @@ def _lacking() -> Iterator[tuple[str, str]]:
         yield "cluster", "no kubectl (neither KUBECTL nor PATH has one)"
     if shutil.which("nvidia-smi") is None:
         yield "gpu", "no NVIDIA GPU"
+    if program() is None:
+        yield "helm", "no helm (tools/install-helm builds one where there is Go)"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,6 @@
 """Writes what follows from modelmora.spec. Usage: generate_crds.py [OUT]
 
-crds/*.yaml and docs/reference/*.md below OUT, default: the project.
+crds/*.yaml, the chart's copy of them, and docs/reference/*.md below OUT, default: the project.
 """
 
 import sys
@@ -9,11 +9,12 @@ from pathlib import Path
 from modelmora.spec import crd, reference
 
 ROOT = Path(__file__).resolve().parent.parent
+DEFINITIONS = ("crds", "charts/modelmora/files/crds")
 
 
 def generated() -> dict[str, str]:
     """The text of every generated file by its path in the project."""
-    definitions = {f"crds/{name}": text for name, text in crd.manifests().items()}
+    definitions = {f"{folder}/{name}": text for folder in DEFINITIONS for name, text in crd.manifests().items()}
     return definitions | {f"docs/reference/{name}": text for name, text in reference.pages().items()}
 
 
