@@ -59,6 +59,7 @@ class FailureRecord:
     chance: float = 0.0  # in [0, 1), drawn once: the jitter of the next attempt
     started_at: float = 0.0  # Unix time at which the worker that failed last was started
     healed: bool = False  # a worker of this spec has served since
+    restarts_in_place: bool = False  # the kubelet tries again in the same pod, with a back-off of its own
 
     @property
     def in_a_row(self) -> int:
@@ -83,6 +84,10 @@ class ObservedWorker:
     vram_bytes: int = 0
     artifact: ArtifactStatus | None = None
     failure: Failure | None = None  # only in phase FAILED
+    failed_at: float | None = None  # since when it is held back after its failure; None: it is not, or nobody can tell
+    superseded: bool = False  # made with an older default image, and it is this deployment's turn to be rolled
+    requests: Mapping[str, float] = field(default_factory=dict)  # of the scheduler, by the name of the resource
+    no_room: bool = False  # the scheduler finds no node with enough left of what it requests
 
     @property
     def serving(self) -> bool:
@@ -110,6 +115,7 @@ class Snapshot:
     failure: FailureRecord | None = None
     twins: tuple[ModelDeployment, ...] = ()  # others with the same namespace, model id and version
     recommendations: tuple[Recommendation, ...] = ()
+    recheck_after_s: float | None = None  # something about these workers becomes true by time alone
 
 
 class Cluster(Protocol):

@@ -71,7 +71,8 @@ async def _operate(
     stop: asyncio.Event,
 ) -> None:
     queue: WorkQueue[Key] = WorkQueue(concurrency=settings.reconcile_concurrency)
-    controller = Controller(cluster, Reconciler(cluster, settings.policy), queue, resync_s=settings.resync_s)
+    reconciler = Reconciler(cluster, settings.policy)
+    controller = Controller(cluster, reconciler.reconcile, queue, resync_s=settings.resync_s)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(controller.run(), name="operator-controller"),

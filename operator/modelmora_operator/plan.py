@@ -40,7 +40,7 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
     hashed = spec_hash(deployment.spec)
     older = older_twin(deployment, snapshot.twins)
     wish = replicas.NOBODY if older or deployment.spec.suspend else _wish(snapshot, deployment, hashed, now, policy)
-    steps = rollout.steps(snapshot.workers, hashed, wish.replicas)
+    steps = rollout.steps(snapshot.workers, hashed, wish.replicas, _given_up(snapshot))
     retry_at = _retry_at(snapshot, hashed, policy)
     wait_s = _wait_s(retry_at, now, policy) if steps.missing else None
     facts = Facts(snapshot, deployment, hashed, wish.replicas, older, wait_s, retry_at)
@@ -48,7 +48,7 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
         start=() if wait_s is not None else _new_workers(snapshot, deployment, hashed, steps.missing),
         stop=steps.surplus,
         status=status_of(facts, now),
-        requeue_after_s=min((s for s in (wait_s, wish.recheck_after_s) if s is not None), default=None),
+        requeue_after_s=_soonest(wait_s, wish.recheck_after_s, snapshot.recheck_after_s),
         recommendations=wish.recommendations,
     )
 
@@ -57,8 +57,8 @@ def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: flo
     scaling = deployment.spec.scaling
     initial = policy.initial_replicas if scaling.initial_replicas is None else scaling.initial_replicas
     live = [worker for worker in snapshot.workers if not worker.terminating]
-    current = [worker for worker in live if worker.spec_hash == hashed]
-    proven = any(worker.serving for worker in current)
+    current = [worker for worker in live if rollout.up_to_date(worker, hashed)]
+    proven = any(worker.serving for worker in live if worker.spec_hash == hashed)
     return replicas.desired(
         scaling,
         snapshot.demand,
@@ -70,10 +70,19 @@ def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: flo
     )
 
 
+def _given_up(snapshot: Snapshot) -> frozenset[str]:
+    """Workers that are held back after a failure, when somebody has asked for a load since: it is to be tried now."""
+    asked_at = snapshot.demand.load_asked_at if snapshot.demand else 0.0
+    held = (worker for worker in snapshot.workers if worker.failure and worker.failed_at is not None)
+    return frozenset(worker.worker_id for worker in held if asked_at > (worker.failed_at or 0.0))
+
+
 def _retry_at(snapshot: Snapshot, hashed: str, policy: Policy) -> float | None:
     """Unix time from which a worker of this spec may be started again; None: it has not failed, or is asked for."""
     record, demand = snapshot.failure, snapshot.demand
     if record is None or record.spec_hash != hashed or (demand and demand.load_asked_at > record.started_at):
+        return None
+    if record.restarts_in_place:
         return None
     return failures.retry_at(record, policy.backoff)
 
@@ -82,6 +91,10 @@ def _wait_s(retry_at: float | None, now: float, policy: Policy) -> float | None:
     """Seconds until a worker may be started; None: now."""
     wait_s = 0.0 if retry_at is None else retry_at - now
     return wait_s if 0 < wait_s <= policy.backoff.cap_s else None  # longer: the clock was set back since
+
+
+def _soonest(*waits_s: float | None) -> float | None:
+    return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
 
 
 def _new_workers(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, missing: int) -> tuple[WorkerSpec, ...]:

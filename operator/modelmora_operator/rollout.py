@@ -1,10 +1,11 @@
 """Which workers to start and which to stop, so that the wanted number of up-to-date ones serves without a gap.
 
-A worker of an older spec that serves is kept until an up-to-date one has passed its test inference. Workers that are
-ending do not count. Of too many, those that do not serve go first, then the youngest.
+A worker of an older spec, or of an older default image, that serves is kept until an up-to-date one has passed its test
+inference; unless there is no room for both, and the old one leaves enough of it. Workers that are ending do not count.
+Of too many, those that do not serve go first, then the youngest.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from modelmora_operator.cluster import ObservedWorker
@@ -18,15 +19,25 @@ class Steps:
     surplus: tuple[str, ...]
 
 
-def steps(workers: Iterable[ObservedWorker], spec_hash: str, desired: int) -> Steps:
-    """From what there is to what is wanted."""
+def steps(
+    workers: Iterable[ObservedWorker], spec_hash: str, desired: int, given_up: Collection[str] = frozenset()
+) -> Steps:
+    """From what there is to what is wanted. Workers that are `given_up` are replaced at once."""
     live = [worker for worker in workers if not worker.terminating]
-    current = sorted((w for w in live if w.spec_hash == spec_hash), key=_worth, reverse=True)
-    outdated = sorted((w for w in live if w.spec_hash != spec_hash), key=_worth, reverse=True)
+    trusted = [worker for worker in live if worker.worker_id not in given_up]
+    current = sorted((w for w in trusted if up_to_date(w, spec_hash)), key=_worth, reverse=True)
+    outdated = sorted((w for w in trusted if not up_to_date(w, spec_hash)), key=_worth, reverse=True)
     replaced = sum(worker.serving for worker in current[:desired])
     kept = [worker for worker in outdated if worker.serving][: max(0, desired - replaced)]
-    surplus = [*current[desired:], *(worker for worker in outdated if worker not in kept)]
+    kept = _without_those_in_the_way(kept, current[:desired])
+    surplus = [w for w in live if w in current[desired:] or (w not in current and w not in kept)]
+    surplus.sort(key=_worth, reverse=True)
     return Steps(max(0, desired - len(current)), tuple(worker.worker_id for worker in surplus))
+
+
+def up_to_date(worker: ObservedWorker, spec_hash: str) -> bool:
+    """Made from the present spec, with the present default image or one that is good enough for now."""
+    return worker.spec_hash == spec_hash and not worker.superseded
 
 
 def free_names(prefix: str, taken: Collection[str], count: int) -> list[str]:
@@ -37,3 +48,19 @@ def free_names(prefix: str, taken: Collection[str], count: int) -> list[str]:
 
 def _worth(worker: ObservedWorker) -> tuple[bool, float]:
     return worker.serving, -worker.started_at
+
+
+def _without_those_in_the_way(
+    kept: Sequence[ObservedWorker], current: Iterable[ObservedWorker]
+) -> list[ObservedWorker]:
+    """One old worker less for each new one that has no room, if what the old one gives back is surely enough."""
+    left = list(kept)
+    for waiting in (worker for worker in current if worker.no_room):
+        giving = next((old for old in reversed(left) if _makes_room(old, waiting)), None)
+        if giving is not None:
+            left.remove(giving)
+    return left
+
+
+def _makes_room(old: ObservedWorker, new: ObservedWorker) -> bool:
+    return bool(new.requests) and all(old.requests.get(name, 0.0) >= asked for name, asked in new.requests.items())

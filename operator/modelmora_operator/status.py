@@ -22,7 +22,8 @@ from modelmora_operator.conditions import Facts, conditions
 
 LABEL: Final = "modelmora.io/deployment"
 
-_NOTEWORTHY: Final = 0.05  # of the value before
+_RISE: Final = 0.05  # of the value before: it is what the next start will need
+_FALL: Final = 0.5  # memory that a worker shares with others on its node comes and goes with them
 _MOST_TEXT: Final = 4096
 
 
@@ -67,8 +68,9 @@ def _trying_again(facts: Facts) -> bool:
     if any(worker.failure is None for worker in facts.current):
         return True
     record = facts.snapshot.failure
-    killed_once = record is not None and record.in_a_row == 0
-    return not facts.current and killed_once
+    if record is None or record.in_a_row > 0:
+        return False
+    return not facts.current or record.restarts_in_place  # the first end without a word is made good at once
 
 
 def _newest(workers: Iterable[ObservedWorker]) -> ObservedWorker | None:
@@ -81,8 +83,8 @@ def _artifact(facts: Facts) -> ArtifactStatus | None:
 
 
 def _last_load(facts: Facts) -> LoadReport | None:
-    newest = _newest(worker for worker in facts.current if worker.serving)
-    if newest is None:
+    newest = _newest(worker for worker in facts.current if worker.serving and worker.phase_seconds)
+    if newest is None:  # or it has not said yet how long it took
         return None
     seconds = {phase: round(spent, 3) for phase, spent in sorted(newest.phase_seconds.items())}
     return LoadReport(seconds=seconds, kind=LoadKind.WARM if newest.warm else LoadKind.COLD)
@@ -125,4 +127,4 @@ def _resources(before: MeasuredResources | None, serving: Iterable[ObservedWorke
 
 
 def _same(before: int, now: int) -> bool:
-    return abs(now - before) <= _NOTEWORTHY * before
+    return (1 - _FALL) * before <= now <= (1 + _RISE) * before

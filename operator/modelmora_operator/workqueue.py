@@ -41,11 +41,13 @@ class WorkQueue(Generic[K]):
         *,
         concurrency: int = 4,
         backoff: Backoff | None = None,
+        expected: tuple[type[Exception], ...] = (),
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._concurrency = concurrency
         self._backoff = backoff or Backoff()
+        self._expected = expected  # no bugs: told in words, without a traceback
         self._clock = clock
         self._chance = chance
         self._waiting: dict[K, float] = {}  # in order of arrival, with its time
@@ -113,19 +115,24 @@ class WorkQueue(Generic[K]):
     async def _handle(self, key: K, reconcile: Callable[[K], Awaitable[float | None]]) -> None:
         try:
             again_after_s = await reconcile(key)
-        except Exception:
-            self._failed += 1
-            self._failures[key] = self._failures.get(key, 0) + 1
-            delay_s = self._backoff.delay_s(self._failures[key], self._chance())
-            log.exception(
-                "reconcile failed", key=str(key), failures=self._failures[key], retry_after_s=round(delay_s, 3)
-            )
-            self.add_after(key, delay_s)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the key comes again
+            self._fail(key, error)
             return
         self._finished += 1
         self._failures.pop(key, None)
         if again_after_s is not None:
             self.add_after(key, again_after_s)
+
+    def _fail(self, key: K, error: Exception) -> None:
+        self._failed += 1
+        self._failures[key] = self._failures.get(key, 0) + 1
+        delay_s = self._backoff.delay_s(self._failures[key], self._chance())
+        told = {"key": str(key), "failures": self._failures[key], "retry_after_s": round(delay_s, 3)}
+        if isinstance(error, self._expected):
+            log.warning("reconcile failed", **told, cause=str(error) or type(error).__name__)
+        else:
+            log.error("reconcile failed", **told, exc_info=error)
+        self.add_after(key, delay_s)
 
     def _done(self, key: K) -> None:
         del self._running[key]

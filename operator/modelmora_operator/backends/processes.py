@@ -9,7 +9,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 import structlog
 
@@ -17,6 +16,8 @@ from modelmora.control import Demands, Key, Worker
 from modelmora.control.local import LocalControl
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus
 from modelmora_operator import failures
+from modelmora_operator.backends.demands import moved
+from modelmora_operator.backends.failure_memory import FailureMemory
 from modelmora_operator.backends.launching import Launcher
 from modelmora_operator.backends.state_folder import StateFolder
 from modelmora_operator.backends.worker_process import WorkerOptions, WorkerProcess
@@ -45,11 +46,10 @@ class ProcessCluster:
         self._launcher = launcher
         self._options = options
         self._clock = clock
-        self._chance = chance
         self._deployments: dict[Key, ModelDeployment] = {}
         self._twins: dict[Identity, list[Key]] = {}
         self._processes: dict[Key, dict[str, WorkerProcess]] = {}
-        self._failures: dict[Key, FailureRecord] = {}
+        self._failures = FailureMemory(chance)
         self._changed: dict[Key, None] = {}  # in order, each once
         self._something_changed = asyncio.Event()
         self._all_ended = asyncio.Event()
@@ -84,7 +84,7 @@ class ProcessCluster:
             if old != new:
                 related = [*(_of(old, twins_before) if old else []), *(_of(new, self._twins) if new else [])]
                 self._mark(key, *related)
-        self._failures = {key: record for key, record in self._failures.items() if key in self._deployments}
+        self._failures.keep_only(self._deployments.keys())
         self._publish_deployments()
 
     # -------------------------------------------------------------------------------------------- Cluster
@@ -114,7 +114,7 @@ class ProcessCluster:
             workers=tuple(process.observed for process in processes.values()),
             demand=demands.get(key) if demands is not None else None,
             routers_alive=demands is not None,
-            failure=self._failures.get(key),
+            failure=self._failures[key],
             twins=self._twins_of(key, deployment),
         )
 
@@ -164,16 +164,15 @@ class ProcessCluster:
         self._mark(key)
 
     def _remember(self, process: WorkerProcess, end: failures.End | None) -> None:
-        key, record = process.spec.key, self._failures.get(process.spec.key)
+        key = process.spec.key
         if end is None:
-            if record and record.spec_hash == process.spec.spec_hash and failures.was_stable(process.served_s):
-                del self._failures[key]  # the failures before it are no longer in a row with the next one
+            self._failures.ended_well(key, process.spec.spec_hash, process.served_s)
             return
-        now = failures.recorded(record, end, self._chance())
-        self._log_failure(process, now)
+        record = self._failures.record_of(key, end)
+        self._log_failure(process, record)
         deployment = self._deployments.get(key)
         if deployment is not None and spec_hash(deployment.spec) == end.spec_hash:
-            self._failures[key] = now  # of an older spec: nobody will try that one again
+            self._failures.remember(key, record)  # of an older spec: nobody will try that one again
 
     def _forget(self, process: WorkerProcess) -> None:
         siblings = self._processes[process.spec.key]
@@ -186,9 +185,8 @@ class ProcessCluster:
 
     def _worker_changed(self, process: WorkerProcess) -> None:
         key = process.spec.key
-        record = self._failures.get(key)
-        if record and process.observed.serving and process.observed.spec_hash == record.spec_hash:
-            self._failures[key] = replace(record, healed=True)
+        if process.observed.serving:
+            self._failures.served(key, process.observed.spec_hash)
         self._publish_workers()
         self._mark(key)
 
@@ -217,7 +215,7 @@ class ProcessCluster:
             if before is None:
                 self._mark(*self.known_keys())
             else:
-                self._mark(*_moved(before, demands))
+                self._mark(*moved(before, demands))
             before = demands
 
     def _publish_deployments(self) -> None:
@@ -264,13 +262,3 @@ def _by_identity(deployments: Mapping[Key, ModelDeployment]) -> dict[Identity, l
 
 def _of(deployment: ModelDeployment, twins: Mapping[Identity, list[Key]]) -> list[Key]:
     return twins.get(identity(deployment), [])
-
-
-def _moved(before: Demands, now: Demands) -> list[Key]:
-    """The keys whose load changed, or of which one was asked for; only the router looks at the last use."""
-    return [key for key in before.keys() | now.keys() if _wanted(before, key) != _wanted(now, key)]
-
-
-def _wanted(demands: Demands, key: Key) -> tuple[float, float] | None:
-    demand = demands.get(key)
-    return (demand.load, demand.load_asked_at) if demand is not None else None

@@ -18,7 +18,7 @@ from typing import Final
 import structlog
 
 from modelmora.v1 import worker_pb2
-from modelmora_operator.backends import worker_reports
+from modelmora_operator.backends import status_streams, worker_reports
 from modelmora_operator.backends.children import Child
 from modelmora_operator.backends.launching import Launch, Launcher
 from modelmora_operator.backends.state_folder import WorkerPlace
@@ -164,7 +164,7 @@ class WorkerProcess:
             await asyncio.sleep(_SOCKET_STEP_S)
         self.listening = True
         self._changed(self)
-        await worker_reports.follow(self._place.address, self._heard)
+        await status_streams.follow(self._place.address, self._heard)
 
     def _heard(self, update: worker_pb2.StatusUpdate) -> None:
         observed = worker_reports.updated(self.observed, update, self._clock())

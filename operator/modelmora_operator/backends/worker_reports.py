@@ -1,30 +1,18 @@
-"""What a worker says of itself: its status stream while it lives, its termination message when it has ended."""
+"""What a worker says of itself, understood: updates of its status while it lives, its last words when it has ended."""
 
-import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import Signals
 from typing import Final
 
-import grpc
-import structlog
-
 from modelmora.spec import ArtifactStatus
-from modelmora.v1 import worker_pb2, worker_pb2_grpc
+from modelmora.v1 import worker_pb2
 from modelmora_operator.cluster import Failure, ObservedWorker, Phase
 
 CRASHED: Final = "WorkerCrashed"
 
-_RECONNECT_S = 0.1
-_CHANNEL = (
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 200),
-    ("grpc.use_local_subchannel_pool", 1),
-)
 _PHASES: Final = {
     worker_pb2.WORKER_PHASE_STARTING: Phase.STARTING,
     worker_pb2.WORKER_PHASE_FETCHING: Phase.FETCHING,
@@ -48,21 +36,6 @@ _LONGEST_TEXT: Final = 4096
 _LONGEST_MESSAGE: Final = 64 * 1024
 _NOTEWORTHY: Final = 0.05  # of the size that was reported before
 
-log = structlog.get_logger(__name__)
-
-
-async def follow(address: str, heard: Callable[[worker_pb2.StatusUpdate], None]) -> None:
-    """Passes on every update until it is cancelled; a broken stream is opened again."""
-    async with grpc.aio.insecure_channel(address, options=_CHANNEL) as channel:
-        stub: worker_pb2_grpc.WorkerServiceAsyncStub = worker_pb2_grpc.WorkerServiceStub(channel)
-        while True:
-            try:
-                async for update in stub.Status(worker_pb2.StatusRequest(), wait_for_ready=True):
-                    heard(update)
-            except grpc.aio.AioRpcError as error:
-                log.debug("status stream ended", address=address, code=error.code().name)
-            await asyncio.sleep(_RECONNECT_S)
-
 
 def updated(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: float) -> ObservedWorker:
     """The worker as the update describes it. Sizes move only when they change by more than noise."""
@@ -79,7 +52,7 @@ def updated(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: float)
 
 def why_it_ended(worker: ObservedWorker, exit_code: int, termination_message: Path) -> Failure:
     """From its last words; from the way it ended where there are none."""
-    said = _last_words(termination_message)
+    said = last_words(_text(termination_message))
     if said is not None:
         return replace(said, exit_code=exit_code)
     if worker.failure is not None:
@@ -87,23 +60,41 @@ def why_it_ended(worker: ObservedWorker, exit_code: int, termination_message: Pa
     return Failure(
         where=WHILE[worker.phase],
         reason=CRASHED,
-        message=f"the worker {worker.worker_id} {_how(exit_code)} while it was {worker.phase.lower()}",
+        message=f"the worker {worker.worker_id} {how_it_ended(exit_code)} while it was {worker.phase.lower()}",
         remedy=_crash_remedy(exit_code),
         exit_code=exit_code,
         reported=False,
     )
 
 
-def _last_words(termination_message: Path) -> Failure | None:
+def last_words(termination_message: str | bytes) -> Failure | None:
+    """Why a worker said that it ends; None: it left nothing that it could have written."""
     try:
-        with termination_message.open("rb") as file:
-            said = json.loads(file.read(_LONGEST_MESSAGE))
-    except (OSError, ValueError):
+        said = json.loads(termination_message)
+    except ValueError:
         return None
     if not isinstance(said, dict) or not said.get("reason"):
         return None
     where, reason, message, remedy = (str(said.get(name) or "") for name in ("where", "reason", "message", "remedy"))
     return _bounded(where, reason, message, remedy)
+
+
+def how_it_ended(exit_code: int) -> str:
+    """In words, after the name of the worker; a negative exit code is the signal."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        return f"was ended by signal {-exit_code} ({Signals(-exit_code).name})"
+    except ValueError:
+        return f"was ended by signal {-exit_code}"
+
+
+def _text(termination_message: Path) -> bytes:
+    try:
+        with termination_message.open("rb") as file:
+            return file.read(_LONGEST_MESSAGE)
+    except OSError:
+        return b""
 
 
 def _failure(update: worker_pb2.StatusUpdate) -> Failure | None:
@@ -134,15 +125,6 @@ def _artifact(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: floa
 
 def _measured(before: int, now: int) -> int:
     return before if abs(now - before) <= _NOTEWORTHY * before else max(0, now)
-
-
-def _how(exit_code: int) -> str:
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    try:
-        return f"was ended by signal {-exit_code} ({Signals(-exit_code).name})"
-    except ValueError:
-        return f"was ended by signal {-exit_code}"
 
 
 def _crash_remedy(exit_code: int) -> str:

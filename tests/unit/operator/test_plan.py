@@ -210,3 +210,40 @@ def test_the_same_snapshot_gives_the_same_status_however_often() -> None:
     serving = worker(LAZY)
     first = reported(LAZY, serving)
     assert planned(snapshot(first, serving), NOW + 50).status == planned(snapshot(first, serving), NOW + 90).status
+
+
+def test_a_failure_that_the_kubelet_retries_holds_nothing_up() -> None:
+    model = deployment(scaling={"minReplicas": 2, "maxReplicas": 2})
+    crashing = worker(model, phase=Phase.STARTING)
+    record = failed(model, 5, restarts_in_place=True)
+    made = planned(snapshot(model, crashing, failure=record))
+    assert len(made.start) == 1
+    assert made.status is not None
+    assert made.status.last_failure is not None
+    assert made.status.last_failure.retry_at is None
+
+
+def test_a_worker_that_is_held_back_is_replaced_when_somebody_asks_for_a_load() -> None:
+    failure = failed(LAZY).last
+    held = worker(LAZY, phase=Phase.FAILED, failure=failure, failed_at=NOW - 10)
+    record = failed(LAZY, 5, at=NOW - 10, restarts_in_place=True)
+
+    def asked(at: float) -> Plan:
+        return planned(snapshot(LAZY, held, demand=Demand(0, at, at), failure=record))
+
+    assert (asked(NOW - 11).start, asked(NOW - 11).stop) == ((), ())
+    assert asked(NOW - 5).stop == (held.worker_id,)
+    assert [spec.worker_id for spec in asked(NOW - 5).start] == [f"minilm-{hash_of(LAZY)}-1"]
+    waiting = worker(LAZY, phase=Phase.FAILED, failure=failure)
+    assert planned(snapshot(LAZY, waiting, demand=Demand(0, NOW, NOW), failure=record)).stop == ()
+
+
+def test_what_time_alone_changes_is_looked_at_in_time() -> None:
+    made = planned(snapshot(LAZY, worker(LAZY, phase=Phase.LOADING), load=1, recheck_after_s=42))
+    assert made.requeue_after_s == 42
+
+
+def test_while_no_router_lives_an_upgrade_does_not_grow() -> None:
+    old, new = worker(LAZY, 0, superseded=True), worker(LAZY, 1, phase=Phase.LOADING)
+    made = planned(snapshot(LAZY, old, new, routers_alive=False))
+    assert (made.start, made.stop) == ((), ())

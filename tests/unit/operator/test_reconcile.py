@@ -82,7 +82,7 @@ async def test_a_name_that_is_taken_makes_it_look_again(scene: Scene) -> None:
     scene.cluster.want(key, 1)
     await scene.settle(key)
     blind = Reconciler(BlindCluster(deployments=scene.cluster.deployments, demands=scene.cluster.demands), POLICY)
-    assert await blind.reconcile(key) == 0
+    assert await blind.reconcile(key) == 0.5
 
 
 class BlindCluster(FakeCluster):
@@ -164,7 +164,7 @@ async def test_scaling_down_is_stabilised_over_reconciles(scene: Scene) -> None:
 
 async def test_the_controller_turns_changes_into_reconciles_and_survives_a_failing_one(scene: Scene) -> None:
     queue = WorkQueue[Key](backoff=Backoff(first_s=0.01))
-    controller = Controller(scene.cluster, scene.reconciler, queue, resync_s=3600)
+    controller = Controller(scene.cluster, scene.reconciler.reconcile, queue, resync_s=3600)
     key = scene.cluster.put(deployment())
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(controller.run(), name="controller")
@@ -176,7 +176,7 @@ async def test_the_controller_turns_changes_into_reconciles_and_survives_a_faili
 
 async def test_a_resync_finds_what_no_change_told(scene: Scene) -> None:
     queue = WorkQueue[Key]()
-    controller = Controller(scene.cluster, scene.reconciler, queue, resync_s=0.02)
+    controller = Controller(scene.cluster, scene.reconciler.reconcile, queue, resync_s=0.02)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(controller.run(), name="controller")
         silent = deployment(scaling={"minReplicas": 1})

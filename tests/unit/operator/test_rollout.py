@@ -1,9 +1,12 @@
 """From what there is to what is wanted."""
 
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from modelmora_operator.cluster import Phase
-from modelmora_operator.rollout import free_names, steps
+from modelmora_operator.rollout import Steps, free_names, steps
 from tests.support.operator_values import deployment, hash_of, worker
 
 NEW = deployment()
@@ -53,3 +56,42 @@ def test_at_zero_all_go() -> None:
 
 def test_names_are_the_lowest_free_numbers() -> None:
     assert free_names("m", {"m-0", "m-2", "other-1"}, 3) == ["m-1", "m-3", "m-4"]
+
+
+@pytest.mark.req("REQ-DEPLOY-004")
+def test_a_worker_of_an_older_image_is_replaced_when_it_is_its_turn() -> None:
+    old = worker(NEW, 0, superseded=True)
+    assert steps([old], HASH, 1) == Steps(1, ())
+    new = worker(NEW, 1, phase=Phase.LOADING)
+    assert steps([old, new], HASH, 1) == Steps(0, ())
+    assert steps([old, replace(new, phase=Phase.SERVING)], HASH, 1) == Steps(0, (old.worker_id,))
+
+
+def test_a_worker_that_is_given_up_is_replaced_at_once() -> None:
+    held = worker(NEW, 0, phase=Phase.FAILED)
+    assert steps([held], HASH, 1, {held.worker_id}) == Steps(1, (held.worker_id,))
+
+
+SMALL, LARGE = {"cpu": 1.0, "memory": 1e9}, {"cpu": 1.0, "memory": 2e9}
+
+
+@pytest.mark.parametrize(
+    ("new", "recreated"),
+    [
+        ({"requests": SMALL, "no_room": True}, True),
+        ({"requests": SMALL, "no_room": False}, False),
+        ({"requests": LARGE, "no_room": True}, False),
+        ({"requests": {**SMALL, "nvidia.com/gpu": 1.0}, "no_room": True}, False),
+        ({"requests": {}, "no_room": True}, False),
+    ],
+    ids=["no-room", "room", "larger", "another-resource", "unknown"],
+)
+def test_the_old_worker_goes_first_only_if_that_surely_makes_room(new: dict[str, Any], recreated: bool) -> None:
+    old, waiting = worker(OLD, 0, requests=SMALL), worker(NEW, 1, phase=Phase.FAILED, **new)
+    assert steps([old, waiting], HASH, 1) == Steps(0, (old.worker_id,) if recreated else ())
+
+
+def test_one_old_worker_goes_for_one_new_one_that_has_no_room() -> None:
+    old = [worker(OLD, number, requests=SMALL) for number in range(3)]
+    waiting = worker(NEW, 3, phase=Phase.FAILED, requests=SMALL, no_room=True)
+    assert len(steps([*old, waiting], HASH, 3).surplus) == 1

@@ -1,0 +1,142 @@
+"""Authoritative lists of our three kinds: at the start and every few minutes, of Leases every few seconds.
+
+They are read by a client of our own, beside the watches: what a watch lost is mended here, and what is wrong with the
+API is noticed here and said in words. A Lease is judged by these reads alone.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from modelmora.errors import ServerUnavailable
+from modelmora.kube.api import DEPLOYMENTS, LEASES, NOT_FOUND, PODS, Kube, KubeError, Listed, Resource
+from modelmora_operator.backends import refusals, router_leases
+from modelmora_operator.backends.view import ClusterView, selector_of
+
+_AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_DEFINITION_LOST_S: Final = 30.0  # so long must it be missing, before its objects count as deleted with it
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Reading:
+    """How the last reads of one kind went. Times are monotonic."""
+
+    resource: Resource
+    read_at: float | None = None
+    unreachable_since: float | None = None
+    problem: str = ""  # in words; an API that cannot be reached is none
+    missing_since: float | None = field(default=None)  # the kind itself
+
+
+class Lists:
+    """Feeds the view. `run` never ends."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        view: ClusterView,
+        *,
+        home: str,
+        namespaces: Sequence[str] = (),
+        resync_s: float = 120.0,
+        poll_s: float = 3.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._kube = kube
+        self._view = view
+        self._home = home
+        self._places: Sequence[str | None] = namespaces or (None,)
+        self._resync_s = resync_s
+        self._poll_s = poll_s
+        self._clock = clock
+        self.readings = {resource: Reading(resource) for resource in (DEPLOYMENTS, PODS, LEASES)}
+        self.defined = asyncio.Event()  # the API server knows ModelDeployments
+        self.undefined = asyncio.Event()
+        self.mended = 0  # objects that no watch had told of
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._resync(), name="operator-lists")
+            tasks.create_task(self._poll_leases(), name="operator-leases")
+
+    async def _resync(self) -> None:
+        attempt = 0
+        while True:
+            good = all([await self.read(DEPLOYMENTS), await self.read(PODS)])
+            if good and self.readings[LEASES].read_at is not None:
+                self._view.synced.set()
+            attempt = 0 if good else attempt + 1
+            waiting = self._resync_s if self._view.synced.is_set() else _AGAIN_S[0]
+            await asyncio.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S)) - 1] if attempt else waiting)
+
+    async def _poll_leases(self) -> None:
+        while True:
+            if not await self.read(LEASES):
+                self._view.set_routers(router_leases.unread(self._view.routers))
+            await asyncio.sleep(self._poll_s)
+
+    async def read(self, resource: Resource) -> bool:
+        """Once, all of one kind; False: it could not be read, `readings` says why."""
+        reading, before = self.readings[resource], self.readings[resource].problem
+        try:
+            await self._take(resource)
+        except ServerUnavailable as error:
+            if reading.unreachable_since is None:
+                log.warning("the API cannot be reached", resource=resource.plural, cause=str(error))
+            reading.unreachable_since = reading.unreachable_since or self._clock()
+            return False
+        except KubeError as error:
+            reading.unreachable_since = None
+            reading.problem = problem_of(resource, error)
+            self._definition_is_missing(resource, error)
+            if reading.problem != before:
+                log.warning("cannot list", resource=resource.plural, problem=reading.problem)
+            return False
+        if before or reading.unreachable_since is not None:
+            log.info("lists again", resource=resource.plural)
+        reading.read_at, reading.unreachable_since = self._clock(), None
+        reading.problem, reading.missing_since = "", None
+        if resource is DEPLOYMENTS:
+            self.defined.set()
+            self.undefined.clear()
+        return True
+
+    async def _take(self, resource: Resource) -> None:
+        if resource is LEASES:
+            listed = await self._list(LEASES, self._home)
+            leases = {lease["metadata"]["name"]: lease for lease in listed.items}
+            self._view.set_routers(router_leases.read(self._view.routers, leases, self._clock()))
+            return
+        for place in self._places:
+            news = self._view.listed(resource, place, await self._list(resource, place))
+            if self._view.synced.is_set():
+                self.mended += news
+
+    async def _list(self, resource: Resource, place: str | None) -> Listed:
+        return await self._kube.list(resource, place, selector=selector_of(resource))
+
+    def _definition_is_missing(self, resource: Resource, error: KubeError) -> None:
+        """With a definition all its objects go; it must be gone for a while, not only while a server starts."""
+        if resource is not DEPLOYMENTS or error.status != NOT_FOUND:
+            return
+        self.defined.clear()
+        self.undefined.set()
+        reading = self.readings[DEPLOYMENTS]
+        reading.missing_since = reading.missing_since or self._clock()
+        if self._view.synced.is_set() and self._clock() - reading.missing_since > _DEFINITION_LOST_S:
+            self._view.deployments.clear()
+
+
+def problem_of(resource: Resource, error: KubeError) -> str:
+    """What keeps us from reading a kind, and what to do."""
+    if resource is DEPLOYMENTS and error.status == NOT_FOUND:
+        return "the API server does not know ModelDeployments: apply the definitions in the chart's folder crds/"
+    if right := refusals.missing_right(error):
+        return f"{right}: give it by a Role, as the chart does ({error.message})"
+    return f"{resource.plural} cannot be listed: {error.message}"

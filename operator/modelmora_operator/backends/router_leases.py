@@ -1,0 +1,83 @@
+"""Which routers live, judged by their Leases alone. Pure.
+
+A clock of another machine is never compared with ours. A Lease is dead when we have read it again and again for as long
+as it is to last, without a read that failed between, and it was never renewed. While the API cannot be reached nobody
+can renew, so nobody dies of that; and who was dead stays dead until it is renewed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from modelmora.control import Demands
+from modelmora.control.leases import DURATION_S, demands_of
+from modelmora_operator.backends import demands
+
+Lease = Mapping[str, Any]
+
+LONGEST_GAP_S: Final = 10.0  # between two reads; after a longer one, what was seen before it proves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """One Lease, as seen last; `since` is our monotonic time at which this renewal was first seen."""
+
+    renewed: str
+    since: float
+    demands: Demands
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Routers:
+    """All Leases, as seen last, and when they were last read successfully; None: the last read failed."""
+
+    sightings: Mapping[str, Sighting] = field(default_factory=dict)
+    read_at: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Somebody knows what is wanted."""
+        return any(not sighting.dead for sighting in self.sightings.values())
+
+    @property
+    def demands(self) -> Demands:
+        """What the living want together."""
+        return demands.together(sighting.demands for sighting in self.sightings.values() if not sighting.dead)
+
+
+def read(before: Routers, leases: Mapping[str, Lease], now: float) -> Routers:
+    """After a successful read of all of them; who is missing there has left."""
+    unbroken = before.read_at is not None and now - before.read_at <= LONGEST_GAP_S
+    return Routers(
+        {name: _seen(before.sightings.get(name), lease, now, unbroken) for name, lease in leases.items()}, now
+    )
+
+
+def heard(before: Routers, name: str, lease: Lease | None, now: float) -> Routers:
+    """After one change; None: the Lease is gone."""
+    others = {other: sighting for other, sighting in before.sightings.items() if other != name}
+    if lease is None:
+        return Routers(others, before.read_at)
+    return Routers({**others, name: _seen(before.sightings.get(name), lease, now, unbroken=True)}, before.read_at)
+
+
+def unread(before: Routers) -> Routers:
+    """After a read that failed."""
+    return Routers(before.sightings, None)
+
+
+def _seen(before: Sighting | None, lease: Lease, now: float, unbroken: bool) -> Sighting:  # noqa: FBT001 - private
+    renewed = str(lease.get("spec", {}).get("renewTime") or "")
+    annotations = lease["metadata"].get("annotations") or {}
+    same = before is not None and before.annotations == annotations
+    said = before.demands if before is not None and same else demands_of(lease)
+    if before is None or before.renewed != renewed:
+        return Sighting(renewed, now, said, annotations)
+    since = before.since if unbroken else now
+    return Sighting(renewed, since, said, annotations, before.dead or now - since >= _duration_s(lease))
+
+
+def _duration_s(lease: Lease) -> float:
+    return float(lease.get("spec", {}).get("leaseDurationSeconds") or DURATION_S)

@@ -1,0 +1,172 @@
+"""The operator of a cluster as a program: its parts put together, from its start to SIGTERM.
+
+A signal ends it at once: nothing is lost, since whatever was begun stands in the API server, and workers run on.
+"""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from modelmora.control import Key
+from modelmora.errors import ServerUnavailable
+from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Kube, KubeError, Resource
+from modelmora_operator import http
+from modelmora_operator.backends.announcements import Announcements
+from modelmora_operator.backends.kubernetes import KubernetesCluster
+from modelmora_operator.backends.lists import Lists
+from modelmora_operator.backends.pods import PodOptions
+from modelmora_operator.backends.watches import Watched, Watches, credentials_of, quiet_kopf
+from modelmora_operator.backends.writes import Writes
+from modelmora_operator.backoff import Backoff
+from modelmora_operator.cluster_settings import KubernetesOperatorSettings
+from modelmora_operator.controller import Controller
+from modelmora_operator.health import Pulse, Reads
+from modelmora_operator.metrics import Metrics
+from modelmora_operator.reconcile import Reconciler
+from modelmora_operator.workqueue import WorkQueue
+
+_RETRY_CAP_S = 30.0  # between attempts of one reconcile; an API that comes back is not waited for longer
+_STALE = 3.0  # so many intervals may pass without a good list
+
+log = structlog.get_logger(__name__)
+
+
+async def run(settings: KubernetesOperatorSettings) -> None:
+    """Until SIGTERM or SIGINT.
+
+    Raises:
+        InvalidSettings: there is no way to a cluster.
+        AddressInUse: the port is taken.
+    """
+    quiet_kopf(debug=settings.log_level == "DEBUG")
+    async with connected(settings) as kube:
+        program = Program(settings, kube)
+        async with http.answering(settings.port, program.pulse, program.metrics.text):
+            await _until_signalled(program)
+
+
+@asynccontextmanager
+async def connected(settings: KubernetesOperatorSettings) -> AsyncIterator[Kube]:
+    """To the cluster of the settings.
+
+    Raises:
+        InvalidSettings: there is no way to it.
+    """
+    kube = await Kube.connect(settings.kubeconfig, timeout_s=settings.api_timeout_s)
+    try:
+        yield kube
+    finally:
+        await kube.close()
+
+
+class Program:
+    """All parts, not yet running."""
+
+    def __init__(self, settings: KubernetesOperatorSettings, kube: Kube) -> None:
+        self._settings = settings
+        self._started_at = time.monotonic()
+        self.queue: WorkQueue[Key] = WorkQueue(
+            concurrency=settings.reconcile_concurrency,
+            backoff=Backoff(cap_s=_RETRY_CAP_S),
+            expected=(KubeError, ServerUnavailable, TimeoutError),
+        )
+        self.metrics = Metrics()
+        writes = Writes(kube, self.metrics.count_write)
+        self._announcements = Announcements(writes)
+        self.cluster = KubernetesCluster(writes, options_of(settings), announcements=self._announcements)
+        self.metrics.look_at(self.queue.statistics, self.cluster.phases)
+        self.lists = Lists(
+            kube,
+            self.cluster.view,
+            home=settings.namespace,
+            namespaces=settings.namespaces,
+            resync_s=settings.resync_s,
+            poll_s=settings.lease_poll_s,
+        )
+        credentials = credentials_of(kube.configuration)
+        models = Watched((DEPLOYMENTS, PODS), settings.namespaces)
+        self._watches = (
+            Watches(models, credentials, self._heard),
+            Watches(Watched((LEASES,), (settings.namespace,)), credentials, self._heard),
+        )
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        reconciler = Reconciler(self.cluster, self._settings.policy, deadline_s=self._settings.reconcile_timeout_s)
+        controller = Controller(
+            self.cluster, self.metrics.timed(reconciler.reconcile), self.queue, resync_s=self._settings.resync_s
+        )
+        models, leases = self._watches
+        async with self.cluster.running(), asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.lists.run(), name="lists")
+            tasks.create_task(self._announcements.run(), name="events")
+            tasks.create_task(self._while_defined(models), name="watches of models")
+            tasks.create_task(leases.run(), name="watches of leases")
+            tasks.create_task(controller.run(), name="controller")
+            await self.cluster.view.synced.wait()
+            log.info("operator works", deployments=len(self.cluster.view.deployments), pods=len(self.cluster.view.pods))
+
+    def pulse(self) -> Pulse:
+        """How it is now."""
+        now = time.monotonic()
+        allowed = dict.fromkeys((DEPLOYMENTS, PODS), _STALE * self._settings.resync_s)
+        allowed[LEASES] = _STALE * self._settings.lease_poll_s + self._settings.api_timeout_s
+        reads = tuple(
+            Reads(
+                kind=resource.plural,
+                age_s=None if one.read_at is None else now - one.read_at,
+                unreachable_s=None if one.unreachable_since is None else now - one.unreachable_since,
+                problem=one.problem,
+                allowed_age_s=allowed[resource],
+            )
+            for resource, one in self.lists.readings.items()
+        )
+        return Pulse(
+            up_s=now - self._started_at,
+            synced=self.cluster.view.synced.is_set(),
+            reads=reads,
+            watches=tuple(watches.problem for watches in self._watches if watches.problem),
+            oldest_s=self.queue.statistics().oldest_s,
+            allowed_oldest_s=_STALE * self._settings.reconcile_timeout_s,
+        )
+
+    async def _while_defined(self, watches: Watches) -> None:
+        """kopf would wait in silence for a definition that is not there: it is begun once it is, and anew with it."""
+        while True:
+            await self.lists.defined.wait()
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(watches.run(), name="kopf")
+                await self.lists.undefined.wait()
+                watching.cancel()
+
+    def _heard(self, resource: Resource, kind: str | None, item: Any) -> None:  # noqa: ANN401 - JSON
+        self.cluster.view.heard(resource, kind, item, time.monotonic())
+
+
+def options_of(settings: KubernetesOperatorSettings) -> PodOptions:
+    """What all workers have."""
+    return PodOptions(
+        image=settings.worker_image,
+        now=0.0,
+        image_pull_policy=settings.worker_image_pull_policy,
+        image_pull_secrets=settings.worker_image_pull_secrets,
+        cache_claim_name=settings.cache_claim_name,
+        cache_size_limit=settings.cache_size_limit,
+        drain_timeout_s=settings.drain_timeout_s,
+    )
+
+
+async def _until_signalled(program: Program) -> None:
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(program.run(), name="operator")
+        await stop.wait()
+        log.info("operator ends; its workers run on")
+        running.cancel()
