@@ -18,10 +18,14 @@ serve: $(READY) ## install, serve a demo model, show a first answer, go on servi
 	$(BIN)/modelmora serve examples/minilm.yaml --ask "A first question, and a first answer."
 
 test: $(READY) ## install, pass the tests
-	$(PY) -m pytest tests --ignore tests/cluster $(ARGS)
+	@tools/install-helm
+	$(PY) -m pytest tests -m "not cluster" $(ARGS)
 
+# Side by side what disturbs nobody, then one after the other what disturbs everybody.
 test-cluster: $(READY) ## the tests that need a Kubernetes, on the one that KUBECONFIG names
-	$(PY) -m pytest tests/cluster $(ARGS)
+	@tools/install-helm
+	$(PY) -m pytest tests -m "cluster and not disruptive" -n 4 $(ARGS)
+	$(PY) -m pytest tests -m "cluster and disruptive" $(ARGS)
 
 check: $(READY) ## format, lint, types, import contracts
 	$(BIN)/ruff format --check $(SOURCES)
@@ -39,6 +43,8 @@ proto: $(READY) ## generate library/modelmora/v1 from protos/
 crds: $(READY) ## generate crds/ and the references in docs/ from the code
 	$(PY) tools/generate_crds.py
 	$(PY) tools/generate_settings.py
+	@tools/install-helm
+	$(PY) tools/generate_install.py
 
 bench: $(READY) ## run all benchmarks
 	@for file in benchmarks/bench_*.py; do $(PY) "$$file"; done

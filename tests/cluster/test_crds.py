@@ -18,7 +18,7 @@ from modelmora.spec import (
     ModelState,
 )
 from tests.support.broken_rules import BROKEN_DEPLOYMENTS, BROKEN_ROUTES
-from tests.support.cluster import Answer, Kubectl, kubectl, namespace  # noqa: F401 - fixtures
+from tests.support.cluster import Answer, Kubectl
 from tests.support.manifests import manifest, route
 
 pytestmark = pytest.mark.cluster
@@ -29,7 +29,7 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
-def definitions(kubectl: Kubectl) -> None:  # noqa: F811 - the fixture
+def definitions(kubectl: Kubectl) -> None:
     """Both definitions, established. They stay: other tests may use them."""
     kubectl.must("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
     for name in ("modeldeployments", "modelroutes"):
@@ -37,14 +37,14 @@ def definitions(kubectl: Kubectl) -> None:  # noqa: F811 - the fixture
 
 
 @pytest.fixture
-def server(kubectl: Kubectl, namespace: str, definitions: None) -> "Server":  # noqa: F811 - the fixtures
+def server(kubectl: Kubectl, namespace: str, definitions: None) -> "Server":
     return Server(kubectl, namespace)
 
 
 class Server:
     """One namespace of the API server."""
 
-    def __init__(self, kubectl: Kubectl, namespace: str) -> None:  # noqa: F811 - not the fixtures
+    def __init__(self, kubectl: Kubectl, namespace: str) -> None:
         self.run = kubectl
         self.namespace = namespace
 
@@ -62,11 +62,11 @@ class Server:
 
 
 @pytest.mark.req("REQ-REG-003", "REQ-DEPLOY-002")
-def test_an_api_server_takes_the_definitions(kubectl: Kubectl) -> None:  # noqa: F811 - the fixture
+def test_an_api_server_takes_the_definitions(kubectl: Kubectl) -> None:
     kubectl.must("apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", str(CRDS))
 
 
-def test_no_definition_breaks_a_rule_of_structural_schemas(kubectl: Kubectl, definitions: None) -> None:  # noqa: F811
+def test_no_definition_breaks_a_rule_of_structural_schemas(kubectl: Kubectl, definitions: None) -> None:
     for name in ("modeldeployments", "modelroutes"):
         conditions = kubectl.json("get", "crd", f"{name}.modelmora.io")["status"]["conditions"]
         assert {c["type"]: c["status"] for c in conditions}.get("NonStructuralSchema", "False") == "False"
@@ -247,3 +247,10 @@ def test_a_route_is_stored_with_its_defaults(server: Server) -> None:
 def test_the_examples_are_taken_by_a_cluster(server: Server) -> None:
     answer = server("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", str(ROOT / "examples"))
     assert answer.ok, answer.err
+
+
+def test_a_free_map_can_be_emptied_by_server_side_apply(server: Server) -> None:
+    for parameters in ({"normalize": True}, {}):
+        config = {"parameters": parameters}
+        stored = server.create(manifest(model={"config": config}))
+        assert stored["spec"]["model"]["config"]["parameters"] == parameters
