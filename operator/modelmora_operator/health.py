@@ -1,7 +1,7 @@
 """Whether the operator makes progress, in words. Pure.
 
-It does if everything has been listed, the lists are fresh, and the queue moves. An API that cannot be reached is not a
-fault of ours that a restart would heal: it is said, and the operator stays alive.
+It does if everything has been listed, the lists are fresh, and the queue moves. What a restart would not heal (an API
+that cannot be reached, a right or a definition that is missing) is said, and the operator stays alive, but not ready.
 """
 
 from collections.abc import Iterable
@@ -36,10 +36,20 @@ class Pulse:
 
 def troubles(pulse: Pulse) -> list[str]:
     """What is wrong, the gravest first; empty: all is well."""
-    found = [*_reads(pulse.reads), *(f"watches do not run: {problem}" for problem in pulse.watches)]
+    return [*refusals(pulse), *stalls(pulse)]
+
+
+def refusals(pulse: Pulse) -> list[str]:
+    """What the API does not let us read; it is asked again and again."""
+    return [one.problem for one in pulse.reads if one.problem]
+
+
+def stalls(pulse: Pulse) -> list[str]:
+    """What stands still although nothing is refused."""
+    found = [] if refusals(pulse) else [*_old(pulse.reads), *(f"watches do not run: {why}" for why in pulse.watches)]
     if pulse.oldest_s > pulse.allowed_oldest_s:
         found.append(f"a deployment has waited for its reconcile for {pulse.oldest_s:.0f} s")
-    if not pulse.synced and not found:
+    if not pulse.synced and not found and not refusals(pulse):
         found.append("not everything has been listed yet")
     return found
 
@@ -52,7 +62,7 @@ def unreachable(pulse: Pulse) -> str:
 
 def alive(pulse: Pulse) -> bool:
     """False: a restart may help, and somebody should look."""
-    return bool(unreachable(pulse)) or pulse.up_s < STARTING_S or not troubles(pulse)
+    return bool(unreachable(pulse)) or pulse.up_s < STARTING_S or not stalls(pulse)
 
 
 def ready(pulse: Pulse) -> bool:
@@ -66,9 +76,7 @@ def told(pulse: Pulse) -> str:
     return "\n".join(words) + "\n" if words else "ok\n"
 
 
-def _reads(reads: Iterable[Reads]) -> Iterable[str]:
+def _old(reads: Iterable[Reads]) -> Iterable[str]:
     for one in reads:
-        if one.problem:
-            yield one.problem
-        elif one.age_s is not None and one.age_s > one.allowed_age_s:
+        if one.age_s is not None and one.age_s > one.allowed_age_s:
             yield f"{one.kind} were listed last {one.age_s:.0f} s ago"

@@ -18,7 +18,7 @@ from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Kube, KubeError, Resou
 from modelmora_operator import http
 from modelmora_operator.backends.announcements import Announcements
 from modelmora_operator.backends.kubernetes import KubernetesCluster
-from modelmora_operator.backends.lists import Lists
+from modelmora_operator.backends.lists import Lists, Places
 from modelmora_operator.backends.pods import PodOptions
 from modelmora_operator.backends.watches import Watched, Watches, credentials_of, quiet_kopf
 from modelmora_operator.backends.writes import Writes
@@ -88,12 +88,9 @@ class Program:
             resync_s=settings.resync_s,
             poll_s=settings.lease_poll_s,
         )
-        credentials = credentials_of(kube.configuration)
-        models = Watched((DEPLOYMENTS, PODS), settings.namespaces)
-        self._watches = (
-            Watches(models, credentials, self._heard),
-            Watches(Watched((LEASES,), (settings.namespace,)), credentials, self._heard),
-        )
+        self._credentials = credentials_of(kube.configuration)
+        leases = Watched((LEASES,), (settings.namespace,))
+        self._watches = {"leases": Watches(leases, self._credentials, self._heard)}
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -101,12 +98,11 @@ class Program:
         controller = Controller(
             self.cluster, self.metrics.timed(reconciler.reconcile), self.queue, resync_s=self._settings.resync_s
         )
-        models, leases = self._watches
         async with self.cluster.running(), asyncio.TaskGroup() as tasks:
             tasks.create_task(self.lists.run(), name="lists")
             tasks.create_task(self._announcements.run(), name="events")
-            tasks.create_task(self._while_defined(models), name="watches of models")
-            tasks.create_task(leases.run(), name="watches of leases")
+            tasks.create_task(self._watch_models(), name="watches of models")
+            tasks.create_task(self._watches["leases"].run(), name="watches of leases")
             tasks.create_task(controller.run(), name="controller")
             await self.cluster.view.synced.wait()
             log.info("operator works", deployments=len(self.cluster.view.deployments), pods=len(self.cluster.view.pods))
@@ -130,19 +126,28 @@ class Program:
             up_s=now - self._started_at,
             synced=self.cluster.view.synced.is_set(),
             reads=reads,
-            watches=tuple(watches.problem for watches in self._watches if watches.problem),
+            watches=tuple(watches.problem for watches in self._watches.values() if watches.problem),
             oldest_s=self.queue.statistics().oldest_s,
             allowed_oldest_s=_STALE * self._settings.reconcile_timeout_s,
         )
 
-    async def _while_defined(self, watches: Watches) -> None:
-        """kopf would wait in silence for a definition that is not there: it is begun once it is, and anew with it."""
-        while True:
-            await self.lists.defined.wait()
-            async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(watches.run(), name="kopf")
-                await self.lists.undefined.wait()
-                watching.cancel()
+    async def _watch_models(self) -> None:
+        """Where they can be read; begun anew when that changes.
+
+        kopf would wait in silence for a definition that is not there, and end all watches for one that is refused.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            watching: asyncio.Task[None] | None = None
+            async for places in self.lists.readable.watch():
+                if watching is not None:
+                    watching.cancel()
+                self._watches.pop("models", None)
+                watching = tasks.create_task(self._watches_of(places).run(), name="kopf") if places else None
+
+    def _watches_of(self, places: Places) -> Watches:
+        watched = Watched((DEPLOYMENTS, PODS), [place for place in places if place is not None])
+        self._watches["models"] = watches = Watches(watched, self._credentials, self._heard)
+        return watches
 
     def _heard(self, resource: Resource, kind: str | None, item: Any) -> None:  # noqa: ANN401 - JSON
         self.cluster.view.heard(resource, kind, item, time.monotonic())

@@ -89,7 +89,8 @@ def key_of(deployment: ModelDeployment) -> Key:
 
 def chosen(versions: Iterable[ModelDeployment]) -> ModelDeployment:
     """The version of a model that a bare id means; there is at least one."""
-    return max(versions, key=_preference)
+    first, *others = versions
+    return max([first, *others], key=_preference) if others else first  # most have one, and comparing costs
 
 
 def verified(deployment: ModelDeployment) -> bool:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -19,8 +19,9 @@ import uvloop
 from modelmora.control.kubernetes import KubernetesControl
 from modelmora.control.leases import Holder
 from modelmora.errors import ModelMoraError, ServerUnavailable
+from modelmora.kube import rights
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Kube, KubeError
-from modelmora.kube.rights import Right, demand_rights
+from modelmora.kube.rights import Right
 from modelmora.telemetry import configure_logging
 from modelmora_router import server
 from modelmora_router.settings import ClusterSettings, RouterSettings, read
@@ -106,7 +107,7 @@ async def _ask(kube: Kube, settings: ClusterSettings) -> None:
     end = time.monotonic() + settings.api_timeout_s
     while True:
         try:
-            return await demand_rights(kube, _rights(settings))
+            return rights.refuse_lacking(_but_of_the_gone(await rights.lacking(kube, _rights(settings)), settings))
         except KubeError as error:
             unavailable = ServerUnavailable(
                 f"the Kubernetes API does not answer as it should: {error.message}", remedy="look at the API server"
@@ -121,11 +122,24 @@ async def _ask(kube: Kube, settings: ClusterSettings) -> None:
 
 def _rights(settings: ClusterSettings) -> Iterator[Right]:
     for namespace in settings.namespaces or (None,):
-        for resource in (DEPLOYMENTS, PODS):
-            for verb in ("list", "watch"):
-                yield Right(verb, resource, namespace)
+        yield from _rights_to_follow(namespace)
     for verb in ("create", "patch", "delete"):
         yield Right(verb, LEASES, settings.namespace)
+
+
+def _rights_to_follow(namespace: str | None) -> Iterator[Right]:
+    for resource in (DEPLOYMENTS, PODS):
+        for verb in ("list", "watch"):
+            yield Right(verb, resource, namespace)
+
+
+def _but_of_the_gone(missing: Sequence[Right], settings: ClusterSettings) -> list[Right]:
+    """Without those in a namespace that was deleted, and its Role with it: it must not keep the others from us."""
+    gone = [name for name in settings.namespaces if set(_rights_to_follow(name)) <= set(missing)]
+    if len(gone) == len(settings.namespaces):
+        return list(missing)
+    of_the_gone = {right for name in gone for right in _rights_to_follow(name)}
+    return [right for right in missing if right not in of_the_gone]
 
 
 # ---------------------------------------------------------------------------------------------------- signals

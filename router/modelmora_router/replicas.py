@@ -16,7 +16,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelmora.control import Worker
+from modelmora.control import WORKER_METADATA, Worker
 from modelmora.errors import ModelMoraError, WorkerUnavailable
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora_router.settings import RouterSettings
@@ -232,11 +232,28 @@ class Replica:
             return
         call: _Call = stub.Process()
         try:
-            self._set(streaming=True)
-            await self._exchange(call)
+            if await self._is_ours(call):
+                self._set(streaming=True)
+                await self._exchange(call)
         finally:
             self._set(streaming=False)
             call.cancel()
+
+    async def _is_ours(self, call: _Call) -> bool:
+        """Whether the worker itself accepted the stream: its address may have become another's, unheard.
+
+        A stranger is asked again when its health is news.
+        """
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_s):
+                who = dict(await call.initial_metadata()).get(WORKER_METADATA)
+        except TimeoutError:
+            log.warning("worker does not answer", model=self._model_id, worker=self.worker_id, endpoint=self.endpoint)
+            return False
+        if who not in {None, self.worker_id}:
+            log.warning("another worker is there", model=self._model_id, worker=self.worker_id, endpoint=self.endpoint)
+            self._set(healthy=False)
+        return who == self.worker_id
 
     async def _exchange(self, call: _Call) -> None:
         async with asyncio.TaskGroup() as group:

@@ -148,6 +148,42 @@ def test_the_rights_that_are_lacking_are_named(kubectl: Kubectl, namespace: str,
     assert "Traceback" not in said
 
 
+def test_a_namespace_that_is_deleted_takes_nothing_of_the_others_along(
+    kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    goes = f"{namespace}-goes"
+    kubectl.must("create", "namespace", goes)
+    kubectl.must("create", "serviceaccount", "router", "-n", namespace)
+    _allow(kubectl, namespace, namespace, "leases.coordination.k8s.io", "create,patch,delete")
+    for place in (namespace, goes):
+        _allow(kubectl, namespace, place, "pods,modeldeployments.modelmora.io", "list,watch")
+        kubectl.must("create", "-n", place, "-f", "-", objects=manifest("one"))
+    token = kubectl.must("create", "token", "router", "-n", namespace).strip()
+    both = f'["{namespace}", "{goes}"]'
+    given = settings(namespace, _kubeconfig_of(token, tmp_path), ROUTER_NAMESPACES=both, ROUTER_LOG_FORMAT="json")
+
+    with router_program(tmp_path, **given) as program:
+        until_ready(program)
+        assert program.models() == {namespace, goes}
+        kubectl.must("delete", "namespace", goes, "--wait=true")
+        wait_for(lambda: program.models() == {namespace}, within_s=60, what="its model to be gone")
+        assert program.ready()
+    with router_program(tmp_path, **given) as program:
+        until_ready(program)
+        assert program.models() == {namespace}
+    said = [line for line in program.log().splitlines() if "cannot follow" in line]
+    assert len(said) == 2, program.log()  # deployments and workers, each once
+    assert all(goes in line and "if the namespace was deleted" in line for line in said)
+
+
+def _allow(kubectl: Kubectl, home: str, place: str, resources: str, verbs: str) -> None:
+    """The ServiceAccount router of its home may do this there."""
+    name = resources.partition(".")[0].replace(",", "-")
+    kubectl.must("create", "role", name, "-n", place, f"--verb={verbs}", f"--resource={resources}")
+    bound = (f"--role={name}", f"--serviceaccount={home}:router")
+    kubectl.must("create", "rolebinding", name, "-n", place, *bound)
+
+
 def _kubeconfig_of(token: str, folder: Path) -> Path:
     """The test's cluster, with the rights of a token."""
     config = yaml.safe_load(KUBECONFIG.read_text())

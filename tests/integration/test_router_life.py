@@ -229,6 +229,25 @@ async def test_a_worker_that_moved_is_found_where_it_is_now(router: Router, work
         assert (before.texts, worker.texts) == (["a"], ["b"])
 
 
+async def test_another_worker_at_a_workers_address_is_sent_nothing(router: Router, worker: FakeWorker) -> None:
+    worker.identity = "default/of-another-model"
+    router.work(worker)
+    call = asyncio.ensure_future(router.inference.Infer(request()))
+    await eventually(lambda: worker.streams)
+    await router.waiting(queued=1)
+    assert worker.texts == []
+    worker.identity = worker.worker_id  # the address has come back to it, and it says that it serves
+
+    def asked_again() -> bool:
+        worker.serve(serving=False)
+        worker.serve()
+        return worker.streams > 1
+
+    await eventually(asked_again)
+    await call
+    assert worker.texts == ["hello"]
+
+
 async def test_a_worker_that_drains_loses_nothing(router: Router, worker: FakeWorker) -> None:
     worker.hold()
     router.work(worker)

@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora import errors
+from modelmora.control import WORKER_METADATA
 from modelmora.v1 import types_pb2, worker_pb2
 from modelmora.wire import values
 from modelmora.wire.status import from_rpc, from_rpc_error
@@ -49,6 +50,14 @@ async def test_answers_every_entry_of_a_batch_by_its_id(folder: Path) -> None:
         assert embeddings(found[7]).shape == (2, 4)
         assert embeddings(found[9]).shape == (1, 4)
         assert found[7].inference_ms > 0
+
+
+async def test_says_who_it_is_before_anything_is_sent(folder: Path) -> None:
+    async with worker_in(folder) as worker:
+        await worker.serving()
+        async with asyncio.timeout(DEADLINE_S):
+            said = dict(await worker.stub.Process().initial_metadata())
+        assert said[WORKER_METADATA] == "default/w-1"
 
 
 @pytest.mark.req("US2", "US2-AS2", "US2-IT")

@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2_grpc
 
-from modelmora.control import Key, Worker
+from modelmora.control import WORKER_METADATA, Key, Worker
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire.health import HealthService
 from modelmora.wire.values import to_values
@@ -34,7 +34,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     """Works on one entry after the other, each when the test lets it."""
 
     def __init__(self, worker_id: str, address: str, respond: Respond) -> None:
-        self.worker_id = worker_id
+        self.worker_id = self.identity = worker_id
         self.address = address
         self.respond = respond
         self.received: list[worker_pb2.BatchEntry] = []
@@ -90,6 +90,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
 
     async def Process(self, requests: AsyncIterator[worker_pb2.ProcessRequest], context: Any) -> Any:  # type: ignore[override]  # noqa: N802 - the name in the protocol
         self.streams += 1
+        await context.send_initial_metadata(((WORKER_METADATA, self.identity),))
         entries: asyncio.Queue[worker_pb2.BatchEntry] = asyncio.Queue(100)
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._read(requests, entries))

@@ -19,6 +19,7 @@ class FakeKube(Kube):
         self.objects: dict[tuple[str, str, str], Object] = {}
         self.writes: list[tuple[str, str, str]] = []  # verb, kind, name
         self.refusals: dict[tuple[str, str], KubeError | ServerUnavailable] = {}  # by verb and kind
+        self.closed: dict[str, KubeError] = {}  # namespaces that cannot be listed
         self._versions = itertools.count(1)
 
     # what a test does
@@ -63,6 +64,8 @@ class FakeKube(Kube):
 
     async def list(self, resource: Resource, namespace: str | None = None, *, selector: str = "") -> Listed:
         self._refuse("list", resource)
+        if namespace in self.closed:
+            raise self.closed[namespace]
         found = [item for item in self.of(resource) if namespace in {None, item["metadata"]["namespace"]}]
         return Listed(tuple(found), str(next(self._versions)))
 

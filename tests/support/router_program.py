@@ -41,6 +41,11 @@ class RouterProgram:
             return {}
         return shown
 
+    def models(self) -> set[str]:
+        """The namespaces of the models that it knows, one for each."""
+        shown = httpx.get(f"{self.rest}/api/v1/status", timeout=5).json()
+        return {model["namespace"] for model in shown["models"]}
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Sends a signal and waits for the end; the exit code."""
         self.process.send_signal(how)

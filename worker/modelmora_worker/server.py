@@ -45,6 +45,7 @@ class Worker:
             queue=self._queue,
             lifecycle=self._lifecycle,
             stopping=stopping,
+            identity=settings.identity,
             max_message_bytes=settings.max_message_bytes,
         )
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict
 from grpc_status import rpc_status
 from pydantic import JsonValue
 
+from modelmora.control import WORKER_METADATA
 from modelmora.errors import FeatureUnavailable, InvalidRequest, MalformedRequest, ModelMoraError, PayloadTooLarge
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire import values
@@ -63,10 +64,13 @@ class _Stream:
 class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     """See worker.proto."""
 
-    def __init__(self, *, queue: EntryQueue, lifecycle: Lifecycle, stopping: Stopping, max_message_bytes: int) -> None:
+    def __init__(
+        self, *, queue: EntryQueue, lifecycle: Lifecycle, stopping: Stopping, identity: str, max_message_bytes: int
+    ) -> None:
         self._queue = queue
         self._lifecycle = lifecycle
         self._stopping = stopping
+        self._identity = identity
         self._max_result_bytes = max_message_bytes - _FRAME_BYTES
         self._streams: set[_Stream] = set()
 
@@ -83,6 +87,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         stream = _Stream()
         self._streams.add(stream)
         try:
+            await context.send_initial_metadata(((WORKER_METADATA, self._identity),))
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(self._read(request_iterator, stream), name="process-reader")
                 while (done := await stream.outbox.get()) is not _END:

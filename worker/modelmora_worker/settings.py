@@ -58,6 +58,11 @@ class WorkerSettings(BaseSettings):
     def model_id(self) -> str:
         return self.deployment.model_id
 
+    @property
+    def identity(self) -> str:
+        """As routers know this worker."""
+        return f"{self.deployment.metadata.namespace}/{self.worker_id}"
+
 
 def read(settings_json: str | None = None) -> WorkerSettings:
     """From JSON, then from the environment where the JSON is silent.

@@ -9,9 +9,12 @@ There are two adapters: Kubernetes (watches and Leases) and local (`modelmora.co
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from modelmora.spec import ModelDeployment
+
+# With this initial metadata a worker says its worker_id on the call stream: its address may have been another's before.
+WORKER_METADATA: Final = "modelmora-worker"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,7 +32,7 @@ class Key:
 class Worker:
     """A worker process or pod, as the router needs it. It may not serve yet: its health says so."""
 
-    worker_id: str
+    worker_id: str  # "namespace/name"
     key: Key
     address: str  # gRPC target of WorkerService: "unix:/…/w.sock" or "host:port"
     health_address: str  # gRPC target of grpc.health.v1; may be the same

@@ -19,6 +19,7 @@ from modelmora.spec.schema import API_GROUP
 
 Object: TypeAlias = dict[str, Any]
 
+FORBIDDEN: Final = 403
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
 GONE: Final = 410

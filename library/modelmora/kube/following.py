@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import GONE, NOT_FOUND, Kube, KubeError, Object, Resource
+from modelmora.kube.api import FORBIDDEN, GONE, NOT_FOUND, Kube, KubeError, Object, Resource
 
 Name: TypeAlias = tuple[str, str]  # namespace, name
 State: TypeAlias = Mapping[Name, Object]
@@ -19,6 +19,8 @@ State: TypeAlias = Mapping[Name, Object]
 _BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 _WELL_AFTER_S: Final = 1.0  # an attempt that lasted so long may be followed by another at once
 _LIST_AGAIN_S: Final = 300.0  # a list tells what no event told; none should be needed
+# With a namespace go the rights in it. An API server that has just started may refuse too, for a moment.
+_GONE_AFTER_S: Final = 10.0
 
 log = structlog.get_logger(__name__)
 
@@ -36,12 +38,20 @@ async def follow(
 
 
 async def follow_all(
-    kube: Kube, resource: Resource, namespaces: Sequence[str] = (), *, selector: str = ""
+    kube: Kube,
+    resource: Resource,
+    namespaces: Sequence[str] = (),
+    *,
+    selector: str = "",
+    gone_after_s: float = _GONE_AFTER_S,
 ) -> AsyncIterator[State]:
-    """As `follow`, of several namespaces together, or of all; first when every one of them is known."""
+    """As `follow`, of several namespaces together, or of all; first when every one of them is known.
+
+    A namespace that may not be looked into for so long counts as gone, with what is in it, until it may be again.
+    """
     changed = asyncio.Event()
     places: Sequence[str | None] = namespaces or (None,)
-    followers = [_Follower(kube, resource, place, selector, changed) for place in places]
+    followers = [_Follower(kube, resource, place, selector, changed, gone_after_s) for place in places]
     tasks = [asyncio.create_task(one.run(), name=f"{resource.plural} of {one.where}") for one in followers]
     for task in tasks:
         task.add_done_callback(lambda _: changed.set())
@@ -64,13 +74,21 @@ class _Follower:
     """Keeps `state` as the API server has it, and tells of every change."""
 
     def __init__(
-        self, kube: Kube, resource: Resource, namespace: str | None, selector: str, changed: asyncio.Event
+        self,
+        kube: Kube,
+        resource: Resource,
+        namespace: str | None,
+        selector: str,
+        changed: asyncio.Event,
+        gone_after_s: float,
     ) -> None:
         self._kube = kube
         self._resource = resource
         self._namespace = namespace
         self._selector = selector
         self._changed = changed
+        self._gone_after_s = gone_after_s
+        self._forbidden_since: float | None = None
         self._version = ""  # of the state; empty: list anew
         self._listed_at = 0.0
         self._complaint = ""
@@ -113,6 +131,7 @@ class _Follower:
         listed = await self._kube.list(self._resource, self._namespace, selector=self._selector)
         self.state = {name_of(item): item for item in listed.items}
         self._version, self._listed_at, self.known = listed.resource_version, time.monotonic(), True
+        self._forbidden_since = None
         self._well()
         self._changed.set()
 
@@ -128,12 +147,25 @@ class _Follower:
             self._version = ""  # what it refused may be this version; a list is always allowed
             if error.status == GONE:
                 return
-        if (complaint := str(error)) != self._complaint:  # told once, not at every attempt
+        forbidden = isinstance(error, KubeError) and error.status == FORBIDDEN
+        self._count_as_gone(forbidden=forbidden)
+        # Told once, not at every attempt; the words of a refusal differ between a list and a watch.
+        if (complaint := "forbidden" if forbidden else str(error)) != self._complaint:
             self._complaint = complaint
             log.warning(
-                "cannot follow", resource=self._resource.plural, where=self.where, cause=complaint,
-                remedy=_remedy(error, self._resource),
+                "cannot follow", resource=self._resource.plural, where=self.where, cause=str(error),
+                remedy=_remedy(error, self._resource, self._namespace),
             )  # fmt: skip
+
+    def _count_as_gone(self, *, forbidden: bool) -> None:
+        if not forbidden or self._namespace is None:
+            self._forbidden_since = None
+            return
+        now = time.monotonic()
+        self._forbidden_since = self._forbidden_since or now
+        if now - self._forbidden_since >= self._gone_after_s and (self.state or not self.known):
+            self.state, self.known = {}, True
+            self._changed.set()
 
     def _well(self) -> None:
         if self._complaint:
@@ -141,12 +173,15 @@ class _Follower:
             log.info("follows again", resource=self._resource.plural, where=self.where, objects=len(self.state))
 
 
-def _remedy(error: KubeError | ServerUnavailable, resource: Resource) -> str:
+def _remedy(error: KubeError | ServerUnavailable, resource: Resource, namespace: str | None) -> str:
     if isinstance(error, ServerUnavailable):
         return error.context.remedy
     if error.status == NOT_FOUND and resource.group:
         return f"install the definition of {resource.kind}: kubectl apply --server-side -f crds/"
-    return f"allow this service account to list and watch {resource.plural}"
+    right = f"allow this service account to list and watch {resource.plural}"
+    if error.status == FORBIDDEN and namespace:
+        return f"{right} there; if the namespace was deleted, take it off those that are watched: it counts as gone"
+    return right
 
 
 def name_of(item: Object) -> Name:

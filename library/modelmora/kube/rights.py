@@ -25,16 +25,24 @@ class Right:
         return f"{self.verb} {of} in {f'namespace {self.namespace}' if self.namespace else 'all namespaces'}"
 
 
-async def demand_rights(kube: Kube, rights: Iterable[Right]) -> None:
-    """Returns if the program has them all.
+async def lacking(kube: Kube, rights: Iterable[Right]) -> list[Right]:
+    """Those that the program does not have.
 
     Raises:
-        InvalidSettings: some are lacking; they are named.
         KubeError, ServerUnavailable: it could not be asked.
     """
-    if lacking := [str(right) for right in rights if not await _allowed(kube, right)]:
+    return [right for right in rights if not await _allowed(kube, right)]
+
+
+def refuse_lacking(missing: Iterable[Right]) -> None:
+    """Returns if none is missing.
+
+    Raises:
+        InvalidSettings: some are; they are named.
+    """
+    if said := "; to ".join(map(str, missing)):
         raise InvalidSettings(
-            f"the Kubernetes API does not allow this program to {'; to '.join(lacking)}",
+            f"the Kubernetes API does not allow this program to {said}",
             remedy="bind a role with these rights to its service account, as the chart does",
         )
 

@@ -61,6 +61,8 @@ class WorkerServiceServicer(object):
 
     def Process(self, request_iterator, context):
         """The call path: one stream for each router. Frames of a batch come back in any order, matched by entry_id.
+        Before anything is sent, the initial metadata modelmora-worker says which worker answers, "namespace/name": an
+        address may have become another's.
         When the stream ends, the worker drops what of it had not started.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -33,6 +33,8 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Process: _grpc.StreamStreamMultiCallable[_worker_pb2.ProcessRequest, _worker_pb2.ProcessResponse]
     """The call path: one stream for each router. Frames of a batch come back in any order, matched by entry_id.
+    Before anything is sent, the initial metadata modelmora-worker says which worker answers, "namespace/name": an
+    address may have become another's.
     When the stream ends, the worker drops what of it had not started.
     """
     Status: _grpc.UnaryStreamMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusUpdate]
@@ -47,6 +49,8 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Process: _aio.StreamStreamMultiCallable[_worker_pb2.ProcessRequest, _worker_pb2.ProcessResponse]  # type: ignore[assignment]
     """The call path: one stream for each router. Frames of a batch come back in any order, matched by entry_id.
+    Before anything is sent, the initial metadata modelmora-worker says which worker answers, "namespace/name": an
+    address may have become another's.
     When the stream ends, the worker drops what of it had not started.
     """
     Status: _aio.UnaryStreamMultiCallable[_worker_pb2.StatusRequest, _worker_pb2.StatusUpdate]  # type: ignore[assignment]
@@ -64,6 +68,8 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_pb2.ProcessResponse], _abc.AsyncIterator[_worker_pb2.ProcessResponse]]:
         """The call path: one stream for each router. Frames of a batch come back in any order, matched by entry_id.
+        Before anything is sent, the initial metadata modelmora-worker says which worker answers, "namespace/name": an
+        address may have become another's.
         When the stream ends, the worker drops what of it had not started.
         """
 

@@ -238,7 +238,7 @@ class KubernetesCluster:
                 return False
             raise
         if key_of(found) == worker.key:
-            self.view.pods.put(found)
+            self.view.pods.found(found)
             return False
         message = f"a pod named {worker.worker_id} exists that is none of ours"
         self._refused(worker, Failure("schedule", "NameTaken", message, "delete or rename that pod"))

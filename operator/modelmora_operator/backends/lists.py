@@ -8,16 +8,20 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import structlog
 
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import DEPLOYMENTS, LEASES, NOT_FOUND, PODS, Kube, KubeError, Listed, Resource
+from modelmora.kube.api import DEPLOYMENTS, FORBIDDEN, LEASES, NOT_FOUND, PODS, Kube, KubeError, Listed, Resource
+from modelmora.watching import Cell
 from modelmora_operator.backends import refusals, router_leases
 from modelmora_operator.backends.view import ClusterView, selector_of
 
+Places: TypeAlias = tuple[str | None, ...]  # namespaces; None: all of them
+
 _AGAIN_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+_REFUSED_S: Final = 15.0  # a right may come back
 _DEFINITION_LOST_S: Final = 30.0  # so long must it be missing, before its objects count as deleted with it
 
 log = structlog.get_logger(__name__)
@@ -51,13 +55,12 @@ class Lists:
         self._kube = kube
         self._view = view
         self._home = home
-        self._places: Sequence[str | None] = namespaces or (None,)
+        self._places: Places = tuple(namespaces) or (None,)
         self._resync_s = resync_s
         self._poll_s = poll_s
         self._clock = clock
         self.readings = {resource: Reading(resource) for resource in (DEPLOYMENTS, PODS, LEASES)}
-        self.defined = asyncio.Event()  # the API server knows ModelDeployments
-        self.undefined = asyncio.Event()
+        self.readable: Cell[Places] = Cell()  # none while the API server does not know ModelDeployments
         self.mended = 0  # objects that no watch had told of
 
     async def run(self) -> None:
@@ -72,8 +75,13 @@ class Lists:
             if good and self.readings[LEASES].read_at is not None:
                 self._view.synced.set()
             attempt = 0 if good else attempt + 1
-            waiting = self._resync_s if self._view.synced.is_set() else _AGAIN_S[0]
-            await asyncio.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S)) - 1] if attempt else waiting)
+            await asyncio.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S)) - 1] if attempt else self._pause_s())
+
+    def _pause_s(self) -> float:
+        if not self._view.synced.is_set():
+            return _AGAIN_S[0]
+        refused = any(reading.problem for reading in self.readings.values())
+        return min(self._resync_s, _REFUSED_S) if refused else self._resync_s
 
     async def _poll_leases(self) -> None:
         while True:
@@ -83,9 +91,9 @@ class Lists:
 
     async def read(self, resource: Resource) -> bool:
         """Once, all of one kind; False: it could not be read, `readings` says why."""
-        reading, before = self.readings[resource], self.readings[resource].problem
+        reading = self.readings[resource]
         try:
-            await self._take(resource)
+            problem = await self._take(resource)
         except ServerUnavailable as error:
             if reading.unreachable_since is None:
                 log.warning("the API cannot be reached", resource=resource.plural, cause=str(error))
@@ -93,30 +101,44 @@ class Lists:
             return False
         except KubeError as error:
             reading.unreachable_since = None
-            reading.problem = problem_of(resource, error)
+            self._say(reading, problem_of(resource, error))
             self._definition_is_missing(resource, error)
-            if reading.problem != before:
-                log.warning("cannot list", resource=resource.plural, problem=reading.problem)
             return False
-        if before or reading.unreachable_since is not None:
+        if (reading.problem and not problem) or reading.unreachable_since is not None:
             log.info("lists again", resource=resource.plural)
-        reading.read_at, reading.unreachable_since = self._clock(), None
-        reading.problem, reading.missing_since = "", None
-        if resource is DEPLOYMENTS:
-            self.defined.set()
-            self.undefined.clear()
+        self._say(reading, problem)
+        reading.read_at, reading.unreachable_since, reading.missing_since = self._clock(), None, None
         return True
 
-    async def _take(self, resource: Resource) -> None:
+    def _say(self, reading: Reading, problem: str) -> None:
+        if problem and problem != reading.problem:
+            log.warning("cannot list", resource=reading.resource.plural, problem=problem)
+        reading.problem = problem
+
+    async def _take(self, resource: Resource) -> str:
+        """All of one kind; the answer is what is wrong in some of several namespaces, which disturbs no other."""
         if resource is LEASES:
             listed = await self._list(LEASES, self._home)
             leases = {lease["metadata"]["name"]: lease for lease in listed.items}
             self._view.set_routers(router_leases.read(self._view.routers, leases, self._clock()))
-            return
+            return ""
+        refused: dict[str | None, KubeError] = {}
         for place in self._places:
-            news = self._view.listed(resource, place, await self._list(resource, place))
-            if self._view.synced.is_set():
-                self.mended += news
+            try:
+                await self._take_from(resource, place)
+            except KubeError as error:
+                if error.status != FORBIDDEN or place is None:
+                    raise
+                refused[place] = error
+                self._view.withdraw(place)
+        if resource is DEPLOYMENTS:
+            self.readable.set(tuple(place for place in self._places if place not in refused))
+        return "; ".join(problem_of(resource, error) for error in refused.values())
+
+    async def _take_from(self, resource: Resource, place: str | None) -> None:
+        news = self._view.listed(resource, place, await self._list(resource, place))
+        if self._view.synced.is_set():
+            self.mended += news
 
     async def _list(self, resource: Resource, place: str | None) -> Listed:
         return await self._kube.list(resource, place, selector=selector_of(resource))
@@ -125,8 +147,7 @@ class Lists:
         """With a definition all its objects go; it must be gone for a while, not only while a server starts."""
         if resource is not DEPLOYMENTS or error.status != NOT_FOUND:
             return
-        self.defined.clear()
-        self.undefined.set()
+        self.readable.set(())
         reading = self.readings[DEPLOYMENTS]
         reading.missing_since = reading.missing_since or self._clock()
         if self._view.synced.is_set() and self._clock() - reading.missing_since > _DEFINITION_LOST_S:

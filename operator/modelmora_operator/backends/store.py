@@ -49,14 +49,17 @@ class Store(Generic[V]):
         self._changed(name, before, self._values[name])
         return True
 
+    def found(self, item: Mapping[str, Any]) -> bool:
+        """Takes in what a read of this one object answered: it is there, even if a watch has told that it went."""
+        self._deleted.pop(_uid(item), None)
+        return self.put(item)
+
     def remove(self, name: Name, uid: str) -> bool:
         """That object is gone; a successor of its name stays."""
         self._forget(uid)
         if self._uids.get(name) != uid:
             return False
-        before = self._values.pop(name)
-        del self._versions[name], self._uids[name]
-        self._changed(name, before, None)
+        self._drop(name)
         return True
 
     def replace(self, listed: Listed, covers: Callable[[Name], bool] = lambda _: True) -> int:
@@ -72,6 +75,16 @@ class Store(Generic[V]):
         """The kind itself is gone, and every object with it."""
         gone = [name for name in self._values if covers(name)]
         return sum(self.remove(name, self._uids[name]) for name in gone)
+
+    def withdraw(self, covers: Callable[[Name], bool]) -> None:
+        """These cannot be seen any more. Unlike what was deleted, they may come back as they were."""
+        for name in [name for name in self._values if covers(name)]:
+            self._drop(name)
+
+    def _drop(self, name: Name) -> None:
+        before = self._values.pop(name)
+        del self._versions[name], self._uids[name]
+        self._changed(name, before, None)
 
     def _forget(self, uid: str) -> None:
         self._deleted[uid] = None

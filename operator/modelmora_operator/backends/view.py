@@ -94,6 +94,11 @@ class ClusterView:
         store: Store[Any] = self.deployments if resource is DEPLOYMENTS else self.pods
         return store.replace(listed, lambda name: namespace is None or name[0] == namespace)
 
+    def withdraw(self, namespace: str) -> None:
+        """A namespace cannot be read: it is gone with our rights in it, or they were taken. Nothing there is ours."""
+        for store in (self.deployments, self.pods):
+            store.withdraw(lambda name: name[0] == namespace)
+
     def set_routers(self, routers: Routers) -> None:
         """After the Leases were read or heard of."""
         before, was_alive = self.demands, self.routers.alive

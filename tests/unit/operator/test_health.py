@@ -18,7 +18,6 @@ def test_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("pulse", "words"),
     [
-        (replace(GOOD, reads=(Reads("pods", None, problem="lacks the right to list pods"),)), "right to list pods"),
         (replace(GOOD, reads=(Reads("pods", 700.0, allowed_age_s=600.0),)), "pods were listed last 700 s ago"),
         (replace(GOOD, oldest_s=200.0), "waited for its reconcile for 200 s"),
         (replace(GOOD, synced=False), "not everything has been listed yet"),
@@ -29,6 +28,13 @@ def test_what_is_wrong_is_said_and_is_not_alive(pulse: Pulse, words: str) -> Non
     assert words in told(pulse)
     assert not alive(pulse)
     assert not ready(pulse)
+
+
+def test_what_the_api_refuses_is_said_and_no_restart_is_asked_for() -> None:
+    refused = replace(GOOD, reads=(Reads("pods", None, problem="lacks the right to list pods"),), watches=("403",))
+    assert told(refused) == "lacks the right to list pods\n"
+    assert alive(refused)
+    assert not ready(refused)
 
 
 def test_at_the_start_it_is_alive_and_not_ready() -> None:

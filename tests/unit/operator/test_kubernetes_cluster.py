@@ -8,7 +8,7 @@ import pytest
 from modelmora.control import Demand, Key
 from modelmora.errors import ServerUnavailable
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, KubeError
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, ObjectMeta
 from modelmora_operator.backends.announcements import Announcements
 from modelmora_operator.backends.kubernetes import KubernetesCluster
 from modelmora_operator.backends.lists import Lists
@@ -127,7 +127,7 @@ async def test_a_watch_that_is_late_makes_no_second_pod(scene: Scene) -> None:
     await scene.sync()
     await scene.reconciler.reconcile(KEY)
     await scene.reconciler.reconcile(KEY)  # nobody has told of the pod but the answer to the write
-    assert scene.pods() == [NAME]
+    assert scene.kube.writes.count(("create", "Pod", NAME)) == 1
 
 
 @pytest.mark.req("REQ-REL-002")
@@ -242,6 +242,21 @@ async def test_a_pod_that_has_ended_is_deleted_counted_once_and_replaced(scene: 
     record = (await scene.seen()).failure
     assert record is not None
     assert (record.count, record.last.reason) == (1, reason)
+
+
+async def test_an_end_is_counted_once_however_often_its_deletion_is_tried(scene: Scene) -> None:
+    await scene.settle()
+    scene.kube.change(PODS, NAME, status={"phase": "Failed", "reason": "Evicted"})
+    await scene.sync()
+    with scene.kube.refusing("delete", "Pod", KubeError(503, "ServiceUnavailable", "later")):
+        for _ in range(2):
+            with pytest.raises(KubeError):
+                await scene.cluster.observe(KEY)
+            scene.now += 1
+    snapshot = await scene.cluster.observe(KEY)
+    assert snapshot is not None
+    assert snapshot.failure is not None
+    assert (snapshot.failure.count, snapshot.failure.at) == (1, NOW)
 
 
 async def test_the_progress_deadline_ends_a_pod_and_the_next_one_waits(scene: Scene) -> None:
@@ -370,6 +385,39 @@ async def test_an_api_that_is_gone_leaves_everything_as_it_was(scene: Scene) -> 
     assert scene.lists.readings[LEASES].unreachable_since is not None
 
 
+async def test_a_namespace_that_is_refused_is_left_alone_and_disturbs_no_other(scene: Scene) -> None:
+    scene.lists = Lists(
+        scene.kube, scene.cluster.view, home="default", namespaces=("default", "doomed"), clock=lambda: scene.now
+    )
+    doomed = deployment("doomed")
+    scene.kube.put_deployment(doomed.model_copy(update={"metadata": _in("doomed", doomed)}))
+    await scene.sync()
+    assert Key("doomed", "doomed") in scene.cluster.known_keys()
+    scene.kube.closed["doomed"] = KubeError(403, "Forbidden", 'cannot list resource "pods" in the namespace "doomed"')
+    await scene.settle()
+    assert scene.cluster.known_keys() == {KEY}
+    assert '"doomed"' in scene.lists.readings[DEPLOYMENTS].problem
+    assert scene.lists.readable.value == ("default",)
+    scene.kube.closed.clear()
+    await scene.sync()
+    assert Key("doomed", "doomed") in scene.cluster.known_keys()
+    assert scene.lists.readings[DEPLOYMENTS].problem == ""
+
+
+async def test_a_pod_whose_labels_were_taken_away_is_replaced(scene: Scene) -> None:
+    scene.kube.put_deployment(deployment(scaling={"minReplicas": 1}))
+    await scene.settle()
+    scene.become(NAME, running(), ready=True)
+    await scene.settle()
+    edited = scene.kube.of(PODS)[0]
+    edited["metadata"]["labels"] = {}
+    scene.cluster.view.heard(PODS, "DELETED", edited, scene.now)  # so says a watch by labels
+    await scene.reconciler.reconcile(KEY)  # the name is taken
+    await scene.reconciler.reconcile(KEY)
+    (old, new) = scene.live()
+    assert (old, new.endswith("-1")) == (NAME, True)
+
+
 async def test_a_missing_definition_is_told_and_its_objects_go_with_it_after_a_while(scene: Scene) -> None:
     await scene.settle()
     missing = KubeError(404, "NotFound", "the server could not find the requested resource")
@@ -398,3 +446,7 @@ async def test_what_no_watch_told_is_mended_by_the_next_list(scene: Scene) -> No
 async def test_a_phase_is_known_for_each_pod(scene: Scene) -> None:
     await scene.settle()
     assert list(scene.cluster.phases()) == [Phase.STARTING]
+
+
+def _in(namespace: str, one: ModelDeployment) -> ObjectMeta:
+    return one.metadata.model_copy(update={"namespace": namespace})
