@@ -1,6 +1,7 @@
 """A thousand ModelDeployments: first statuses, restart, rest, and how soon a changed spec is reconciled.
 
-Once at zero, and once with a pod each on fake nodes (kwok plays the kubelet). The operator runs as a process of this
+Once at zero, and once with a pod each on fake nodes (kwok plays the kubelet; its pods have no address, so the status
+streams of real workers are not part of it). The operator runs as a process of this
 machine against the cluster of KUBECONFIG, in a namespace of its own. What it writes is read from the API server's own
 metrics, so nothing else should work on the cluster meanwhile.
 
@@ -264,7 +265,10 @@ def kwok() -> Iterator[None]:
     program = shutil.which("kwok")
     if program is None:
         sys.exit("no kwok on PATH: go install sigs.k8s.io/kwok/cmd/kwok@latest, or pass --without-pods")
-    arguments = ["--kubeconfig", ENVIRONMENT["KUBECONFIG"], "--manage-nodes-with-label-selector", "type=kwok"]
+    arguments = [
+        *("--kubeconfig", ENVIRONMENT["KUBECONFIG"], "--config", str(ROOT / "benchmarks" / "kwok.yaml")),
+        *("--manage-nodes-with-label-selector", "type=kwok", "--node-lease-duration-seconds", "40"),
+    ]
     with tempfile.NamedTemporaryFile(prefix="kwok-", suffix=".log", delete=False) as log:
         process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
     try:

@@ -43,6 +43,13 @@ def control() -> Control:
     return Control(shlex.split(command))
 
 
+@pytest.fixture
+def front(installation: Installation) -> Iterator[Door]:
+    """Of each test its own: what happens here breaks port-forwards."""
+    with installation.door() as opened:
+        yield opened
+
+
 def system(kubectl: Kubectl, *arguments: str) -> str:
     return kubectl.must(*arguments, "-n", SYSTEM)
 
@@ -144,13 +151,13 @@ def test_an_object_from_before_a_schema_change_is_told_and_hurts_nobody(models: 
     try:
         old = model("ancient", models.namespace)
         old["spec"]["model"] |= {"version": "one"}
-        old["spec"]["scaling"] = {"minReplicas": "many"}
+        old["spec"]["queue"] = {"maxLength": "many"}
         _until(lambda: models.kubectl("apply", "--server-side", "-f", "-", objects=old).ok)
     finally:
         models.kubectl.must("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
     told = models.wait("ancient", "InvalidSpec")
     assert told["status"] == "False"
-    assert "spec.scaling.minReplicas" in told["message"]
+    assert "spec.queue.maxLength" in told["message"]
     models.apply("modern", scaling=AWAKE)
     models.wait("modern", "Serving")
     models.run("delete", "mmd", "ancient", "--timeout=10s")
@@ -246,7 +253,7 @@ def _infer_or_none(door: Door, namespace: str, name: str) -> int | None:
 
 
 def _uids(models: Models, name: str) -> list[str]:
-    return [pod["metadata"]["uid"] for pod in models.pods(name)]
+    return [pod["metadata"]["uid"] for pod in models.pods(name) if "deletionTimestamp" not in pod["metadata"]]
 
 
 def _image(models: Models, name: str) -> set[str]:

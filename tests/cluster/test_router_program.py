@@ -3,6 +3,7 @@
 # ruff: noqa: F811 - the fixtures are imported by their names
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +149,18 @@ def test_the_rights_that_are_lacking_are_named(kubectl: Kubectl, namespace: str,
     assert "Traceback" not in said
 
 
+@pytest.fixture
+def goes(kubectl: Kubectl, namespace: str) -> Iterator[str]:
+    """A second namespace, for the test to delete."""
+    name = f"{namespace}-goes"
+    kubectl.must("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
 def test_a_namespace_that_is_deleted_takes_nothing_of_the_others_along(
-    kubectl: Kubectl, namespace: str, tmp_path: Path
+    kubectl: Kubectl, namespace: str, goes: str, tmp_path: Path
 ) -> None:
-    goes = f"{namespace}-goes"
-    kubectl.must("create", "namespace", goes)
     kubectl.must("create", "serviceaccount", "router", "-n", namespace)
     _allow(kubectl, namespace, namespace, "leases.coordination.k8s.io", "create,patch,delete")
     for place in (namespace, goes):

@@ -19,6 +19,7 @@ from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire import values
 from tests.support.workers import (
     DEADLINE_S,
+    ENGINE,
     batch,
     entry,
     results,
@@ -35,17 +36,17 @@ def folder() -> Iterator[Path]:
         yield path
 
 
-def start(folder: Path, **settings: Any) -> subprocess.Popen[bytes]:
+def start(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
     """A fresh process, as `python -m modelmora_worker` starts one."""
     (folder / "settings.json").write_text(settings_json(folder, **settings))
-    command = [sys.executable, "-m", "modelmora_worker", "--settings", f"{folder}/settings.json"]
+    command = [sys.executable, "-m", "modelmora_worker", "--settings", f"{folder}/settings.json", *arguments]
     with (folder / "log").open("wb") as log:
         return subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
 
 
 @asynccontextmanager
-async def started(folder: Path, **settings: Any) -> AsyncIterator[subprocess.Popen[bytes]]:
-    process = start(folder, **settings)
+async def started(folder: Path, *arguments: str, **settings: Any) -> AsyncIterator[subprocess.Popen[bytes]]:
+    process = start(folder, *arguments, **settings)
     try:
         yield process
     finally:
@@ -93,6 +94,23 @@ async def test_one_process_a_model_and_its_end_unloads_it(folder: Path) -> None:
         await stub.Drain(worker_pb2.DrainRequest())
         assert await ended(process) == 0
         assert not (folder / "w.sock").exists()
+
+
+async def test_arguments_of_the_deployment_are_the_engines(folder: Path) -> None:
+    engine = ENGINE.replace("self.calls = 0", "import sys; self.calls = int(sys.argv[2])")
+    async with started(folder, "--more", "40", deployment=scripted(folder, engine=engine)), connected(folder) as stub:
+        call = stub.Process()
+        await call.write(batch(entry(1)))
+        [result] = (await results(call, 1)).values()
+        found: Any = values.from_values(result.output.values)["embeddings"]
+        assert found[0, 0] == 42  # after the test inference
+
+
+async def test_a_file_of_settings_that_is_not_there_is_named(folder: Path) -> None:
+    process = start(folder, "--settings", f"{folder}/none.json")
+    assert await ended(process) == 1
+    assert f"{folder}/none.json" in (folder / "log").read_text()
+    assert "Traceback" not in (folder / "log").read_text()
 
 
 @pytest.mark.req("IMP-1")

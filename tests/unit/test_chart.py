@@ -288,6 +288,7 @@ def test_workers_take_calls_of_the_router_and_the_operator_alone(helm: Helm) -> 
         assert others["ports"] == [
             {"port": 1, "endPort": names.CALL_PORT - 1},
             {"port": names.HEALTH_PORT + 1, "endPort": 65535},
+            {"protocol": "UDP", "port": 1, "endPort": 65535},
         ]
 
 

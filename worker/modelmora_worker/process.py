@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from modelmora.errors import InternalError, ModelMoraError
+from modelmora.errors import InternalError, InvalidSettings, ModelMoraError
 from modelmora.telemetry import configure_logging
 from modelmora_worker.lifecycle import Failure
 from modelmora_worker.server import Worker
@@ -39,11 +39,24 @@ def run(settings_json: str) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Reads the settings from the file that the command line names, and from the environment; then as `run`."""
+    """Reads the settings from the file that the command line names, and from the environment; then as `run`.
+
+    Other arguments are those of spec.runtime.args: an engine finds them in sys.argv.
+    """
     parser = argparse.ArgumentParser(prog="python -m modelmora_worker", description="Serves one model.")
     parser.add_argument("--settings", type=Path, help="a JSON file; without it, MODELMORA_WORKER_… variables")
-    file: Path | None = parser.parse_args(arguments).settings
-    _end(_run(lambda: read(file.read_text(encoding="utf-8") if file else None)))
+    known, sys.argv[1:] = parser.parse_known_args(arguments)
+    file: Path | None = known.settings
+    _end(_run(lambda: read(_text(file) if file else None)))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidSettings(
+            f"the worker's settings cannot be read: {error}", file=str(file), remedy="name a file with --settings"
+        ) from error
 
 
 def _run(read_settings: Callable[[], WorkerSettings]) -> int:

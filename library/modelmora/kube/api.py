@@ -44,6 +44,8 @@ _PROBING: Final = tuple(
     )
     if hasattr(socket, name)  # not on every system; the watch's own end serves there
 )
+# What the loader raises for a kubeconfig that is none; of a file in another form it notices only that it stumbles.
+_UNUSABLE: Final = (kubernetes_config.ConfigException, yaml.YAMLError, TypeError, AttributeError, LookupError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,14 +129,14 @@ class Kube:
                 await kubernetes_config.load_kube_config(
                     config_file=str(kubeconfig), client_configuration=configuration
                 )
-        except (kubernetes_config.ConfigException, OSError, ValueError, yaml.YAMLError) as error:
+            return cls(ApiClient(configuration), timeout_s=timeout_s, watch_s=watch_s)
+        except (*_UNUSABLE, OSError, ValueError) as error:
             raise InvalidSettings(
                 f"there is no way to a Kubernetes API: {error}",
                 field="kubeconfig",
                 file=str(kubeconfig or ""),
                 remedy="name a kubeconfig file by the setting kubeconfig, or run in a pod with a service account",
             ) from error
-        return cls(ApiClient(configuration), timeout_s=timeout_s, watch_s=watch_s)
 
     @property
     def configuration(self) -> Configuration:
@@ -258,7 +260,8 @@ class Kube:
                 sent = await self._client.rest_client.request(
                     method, url, headers=headers, body=sent_body, _request_timeout=timeout
                 )
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, kubernetes_config.ConfigException, TimeoutError, OSError) as error:
+            # A ConfigException here: the token, which is read anew every minute, was not whole at that moment.
             raise _unreachable(error, self._client.configuration.host) from error
         response: aiohttp.ClientResponse = sent.response
         if response.status >= _REFUSED:

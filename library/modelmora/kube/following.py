@@ -20,7 +20,7 @@ _BACKOFF_S: Final = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 _WELL_AFTER_S: Final = 1.0  # an attempt that lasted so long may be followed by another at once
 _LIST_AGAIN_S: Final = 300.0  # a list tells what no event told; none should be needed
 # With a namespace go the rights in it. An API server that has just started may refuse too, for a moment.
-_GONE_AFTER_S: Final = 10.0
+_GONE_AFTER_S: Final = 15.0
 
 log = structlog.get_logger(__name__)
 

@@ -92,6 +92,8 @@ def _item(item: object, key: str, path: str) -> tuple[str, Mapping[str, Any]]:
         raise PatchError(path, "must be a map")
     if key not in item and _wish(item, path) != "replace":
         raise PatchError(path, f"has no {key}, by which it is merged")
+    if key in item and not isinstance(item[key], str | int):
+        raise PatchError(f"{path}.{key}", "must be a word or a number")
     return path, item
 
 

@@ -99,6 +99,8 @@ def test_a_volume_named_again_is_of_one_kind() -> None:
     [
         ({"containers": [{"image": "x"}]}, "spec.containers[0]"),
         ({"containers": ["x"]}, "spec.containers[0]"),
+        ({"containers": [{"name": ["worker"]}]}, "spec.containers[0].name"),
+        ({"containers": [{"name": None}]}, "spec.containers[0].name"),
         ({"containers": "x"}, "spec.containers"),
         ({"tolerations": 3}, "spec.tolerations"),
         ({"containers": [{"name": "worker", "securityContext": "none"}]}, "spec.containers[0].securityContext"),
