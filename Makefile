@@ -8,7 +8,7 @@ PY := $(BIN)/python
 READY := .make/environment
 SOURCES := library operator router worker tests benchmarks examples tools
 
-.PHONY: help serve test test-cluster check format proto crds bench docs wheel clean
+.PHONY: help serve test test-cluster check format proto crds bench docs wheel images clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(READY) ## run all benchmarks
 
 bench-%: $(READY)
 	$(PY) benchmarks/bench_$(subst -,_,$*).py $(ARGS)
+
+images: ## build the images and put them on the nodes, by the command in MODELMORA_LOAD_IMAGE
+	tools/load-images
 
 docs: $(READY) ## build the documentation site in dist/docs
 	$(BIN)/mkdocs build --strict --quiet

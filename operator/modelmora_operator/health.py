@@ -30,6 +30,7 @@ class Pulse:
     synced: bool
     reads: tuple[Reads, ...]
     watches: tuple[str, ...] = ()  # what is wrong with each that does not run
+    refused_watches: tuple[str, ...] = ()  # likewise, of those that the API server refuses
     oldest_s: float = 0.0
     allowed_oldest_s: float = 180.0
 
@@ -41,7 +42,10 @@ def troubles(pulse: Pulse) -> list[str]:
 
 def refusals(pulse: Pulse) -> list[str]:
     """What the API does not let us read; it is asked again and again."""
-    return [one.problem for one in pulse.reads if one.problem]
+    return [
+        *(one.problem for one in pulse.reads if one.problem),
+        *(f"watches are refused: {why}" for why in pulse.refused_watches),
+    ]
 
 
 def stalls(pulse: Pulse) -> list[str]:

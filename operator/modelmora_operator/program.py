@@ -90,7 +90,7 @@ class Program:
         )
         self._credentials = credentials_of(kube.configuration)
         leases = Watched((LEASES,), (settings.namespace,))
-        self._watches = {"leases": Watches(leases, self._credentials, self._heard)}
+        self._watches = {"leases": Watches(leases, self._credentials, self._heard, self.lists.hurry)}
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -126,7 +126,8 @@ class Program:
             up_s=now - self._started_at,
             synced=self.cluster.view.synced.is_set(),
             reads=reads,
-            watches=tuple(watches.problem for watches in self._watches.values() if watches.problem),
+            watches=tuple(one.problem for one in self._watches.values() if one.problem and not one.refused),
+            refused_watches=tuple(one.problem for one in self._watches.values() if one.problem and one.refused),
             oldest_s=self.queue.statistics().oldest_s,
             allowed_oldest_s=_STALE * self._settings.reconcile_timeout_s,
         )
@@ -146,7 +147,7 @@ class Program:
 
     def _watches_of(self, places: Places) -> Watches:
         watched = Watched((DEPLOYMENTS, PODS), [place for place in places if place is not None])
-        self._watches["models"] = watches = Watches(watched, self._credentials, self._heard)
+        self._watches["models"] = watches = Watches(watched, self._credentials, self._heard, self.lists.hurry)
         return watches
 
     def _heard(self, resource: Resource, kind: str | None, item: Any) -> None:  # noqa: ANN401 - JSON

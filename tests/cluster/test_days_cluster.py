@@ -204,9 +204,9 @@ def second_node(installation: Installation, control: Control) -> Iterator[str]:
     installation.images.again("worker-bare")  # onto the new node too
     yield "node-2"
     control("heal", "node-2")
-    control("stop", "kubelet-2")
+    for component in ("kubelet-2", "kube-proxy-2", "containerd-2"):
+        control("stop", component)
     installation.kubectl("delete", "node", "node-2", "--timeout=60s")
-    control("up")
 
 
 def test_a_node_that_is_cut_off_loses_its_model_and_returns_without_a_double(

@@ -21,6 +21,7 @@ RELEASE = "modelmora"
 SYSTEM = "modelmora-days"  # the namespace of the installation
 WORKERS = ("master", *(f"gw{number}" for number in range(8)))  # of pytest-xdist
 DOOMED = "days-doomed"  # a test deletes it
+NAMESPACES = (SYSTEM, *(f"days-{worker}" for worker in WORKERS), DOOMED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,14 @@ class Installation:
             "operator": {"image": self.images.operator},
             "router": {"image": self.images.router, "replicas": 2},
             "worker": {"image": self.images.worker_bare},
-            "watchNamespaces": [*(f"days-{worker}" for worker in WORKERS), DOOMED],
+            "watchNamespaces": [*NAMESPACES[1:]],
         }
 
     def install(self, **more: object) -> None:
         """Installs, or brings an installation up to date; returns when everything is ready."""
-        for namespace in (SYSTEM, *(f"days-{worker}" for worker in WORKERS), DOOMED):
+        for namespace in NAMESPACES:
+            if "Terminating" in self.kubectl("get", "namespace", namespace).out:  # of a run before this one
+                self.kubectl.must("wait", "--for=delete", f"namespace/{namespace}", "--timeout=55s")
             self.kubectl("create", "namespace", namespace)
         self.kubectl.must("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
         values = json.dumps(self.values() | more)
@@ -53,8 +56,7 @@ class Installation:
     def remove(self) -> None:
         """Uninstalls, and deletes the namespaces with everything in them."""
         self.helm("uninstall", RELEASE, "--namespace", SYSTEM, "--wait", "--timeout", "120s")
-        namespaces = [SYSTEM, *(f"days-{worker}" for worker in WORKERS), DOOMED]
-        self.kubectl("delete", "namespace", *namespaces, "--ignore-not-found", "--wait=false")
+        self.kubectl("delete", "namespace", *NAMESPACES, "--ignore-not-found", "--wait=false")
 
     @contextmanager
     def door(self, target: str = "svc/modelmora-router") -> Iterator[Door]:

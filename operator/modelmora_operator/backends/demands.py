@@ -1,8 +1,39 @@
 """What several routers want together, and of which deployments the wish has changed."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from modelmora.control import Demand, Demands, Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    said: float  # by a router, on its clock
+    at: float  # on ours
+
+
+class AskedLoads:
+    """When loads were asked for, on our own clock: one of a router that is ahead would be news for ever.
+
+    What was asked before this operator looked is believed, if it is not in the future.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Key, _Asked] = {}
+
+    def on_our_clock(self, key: Key, demand: Demand | None, now: float) -> Demand | None:
+        """The same, with the time at which it was seen first that a load is asked for."""
+        said, known = demand.load_asked_at if demand else 0.0, self._known.get(key)
+        if known is None:
+            known = _Asked(said, min(said, now))
+        elif said > known.said:
+            known = _Asked(said, now)
+        self._known[key] = known
+        return replace(demand, load_asked_at=known.at if said else 0.0) if demand else None
+
+    def forget(self, key: Key) -> None:
+        """The deployment is gone."""
+        self._known.pop(key, None)
 
 
 def together(demands: Iterable[Demands]) -> Demands:

@@ -4,6 +4,7 @@ What is decided is decided on the view: what was told by watches, lists, and the
 goes into the view at once, so that a watch that is late never makes a second pod.
 """
 
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
@@ -20,6 +21,7 @@ from modelmora.spec import ModelDeployment, ModelDeploymentStatus
 from modelmora_operator import failures
 from modelmora_operator.backends import pod_status, refusals, stored_deployments
 from modelmora_operator.backends.announcements import Announcements
+from modelmora_operator.backends.demands import AskedLoads
 from modelmora_operator.backends.failure_memory import FailureMemory
 from modelmora_operator.backends.past_failures import told_before
 from modelmora_operator.backends.pod_status import Sight
@@ -59,6 +61,7 @@ class KubernetesCluster:
         self._streams = StatusStreams(self._heard)
         self._upgrades = Upgrades(options)
         self._failures = FailureMemory(chance)
+        self._asked = AskedLoads()
         self._seen: dict[Name, ObservedWorker] = {}
         self._buried: dict[Name, str] = {}  # uids of pods whose end has been counted
         self._remembered: set[Key] = set()  # whose status has been read for a failure before our time
@@ -82,12 +85,16 @@ class KubernetesCluster:
         return self.view.known_keys()
 
     async def observe(self, key: Key) -> Snapshot | None:
+        if self.view.closed(key.namespace):
+            return None
         deployment = self.view.deployment(key)
+        self._take_turns(key)  # also for a deployment that was read after its pods
         if isinstance(deployment, Unreadable):
             await self._tell(key, deployment)
             return None
         if deployment is None and not self.view.pods_of(key):
             self._failures.forget(key)
+            self._asked.forget(key)
             self._remembered.discard(key)
             return None
         recheck_after_s = await self._bury(key, deployment)
@@ -96,7 +103,7 @@ class KubernetesCluster:
             key=key,
             deployment=deployment,
             workers=tuple(self._with_turn(key, sight.worker, deployment) for sight in sights),
-            demand=self.view.demands.get(key),
+            demand=self._asked.on_our_clock(key, self.view.demands.get(key), self._clock()),
             routers_alive=self.view.routers.alive,
             failure=self._failure(key, deployment, sights) if deployment else None,
             twins=self.view.twins_of(key, deployment) if deployment else (),
@@ -135,13 +142,21 @@ class KubernetesCluster:
 
     def _sight(self, one: Pod, deployment: ModelDeployment | None) -> Sight:
         name = name_of(dict(one))
-        sight = pod_status.seen(one, self._streams[name], now=self._clock(), known=self._seen.get(name))
+        sight = self._look(one, deployment)
         self._seen[name] = sight.worker
         owner = owner_of(one)
         if deployment is not None and owner is not None and owner.get("uid") != deployment.metadata.uid:
             # Of a deployment of the same name that was deleted: it goes with its owner, and only holds its name.
             return Sight(replace(sight.worker, terminating=True))
         return sight
+
+    def _look(self, one: Pod, deployment: ModelDeployment | None) -> Sight:
+        name, deadline_s = name_of(dict(one)), math.inf
+        if deployment is not None:
+            deadline_s = deployment.spec.rollout.progress_deadline_seconds
+        return pod_status.seen(
+            one, self._streams[name], now=self._clock(), known=self._seen.get(name), deadline_s=deadline_s
+        )
 
     def _with_turn(self, key: Key, worker: ObservedWorker, deployment: ModelDeployment | None) -> ObservedWorker:
         old = deployment is not None and self._upgrades.supersedes(key, worker.worker_id)
@@ -178,8 +193,8 @@ class KubernetesCluster:
         now = self._clock()
         waits = []
         for one in list(self.view.pods_of(key).values()):
-            if "deletionTimestamp" in one["metadata"]:
-                continue
+            if "deletionTimestamp" in one["metadata"] or self.view.pods[name_of(dict(one))] is not one:
+                continue  # the latter: it changed, or went, while another one was being deleted
             failure, wait_s = _verdict(one, deployment, now)
             if failure is not None:
                 self._count(key, one, failure)
@@ -196,7 +211,7 @@ class KubernetesCluster:
         now = self._clock()
         worker = self._sight(one, None).worker
         started_at = worker.started_at + 1  # the API server cuts off the fraction of the second
-        end = failures.End(worker.spec_hash, started_at, now, failure, pod_status.served_since(one))
+        end = failures.End(worker.spec_hash, started_at, now, failure, pod_status.had_served_since(one))
         self._remember(key, end, worker.worker_id)
 
     def _refused(self, worker: WorkerSpec, failure: Failure) -> None:
@@ -260,7 +275,8 @@ class KubernetesCluster:
         try:
             answer = await self._writes.apply_status(DEPLOYMENTS, key.namespace, key.name, body)
         except KubeError as error:
-            if error.status in {NOT_FOUND, CONFLICT}:  # gone, or another object of the same name
+            # Gone, or another object of the same name. Any other conflict is one of writes, and is tried again.
+            if error.status == NOT_FOUND or (error.status == CONFLICT and "uid" in error.message.lower()):
                 return False
             raise
         self.view.deployments.put(answer)
@@ -285,10 +301,12 @@ class KubernetesCluster:
             self._buried.pop(name, None)
         else:
             self._streams.follow(name, pod_status.address(now) if pod_status.callable_now(now) else "")
-        deployment = self.view.deployment(key)
-        pods = self.view.pods_of(key)
+        self._take_turns(key)
+
+    def _take_turns(self, key: Key) -> None:
+        deployment, pods = self.view.deployment(key), self.view.pods_of(key)
         turn = self._upgrades.look(key, deployment if isinstance(deployment, ModelDeployment) else None, pods)
-        if turn is not None:
+        if turn is not None and turn != key:
             self.view.mark(turn)
 
     def _heard(self, name: Name) -> None:
@@ -296,8 +314,9 @@ class KubernetesCluster:
         one = self.view.pods[name]
         if one is None or (key := key_of(one)) is None:
             return
-        known = self._seen.get(name)
-        if pod_status.seen(one, self._streams[name], now=self._clock(), known=known).worker != known:
+        found = self.view.deployment(key)
+        deployment = found if isinstance(found, ModelDeployment) else None
+        if self._look(one, deployment).worker != self._seen.get(name):
             self.view.mark(key)
 
 
@@ -308,5 +327,7 @@ def _verdict(one: Pod, deployment: ModelDeployment | None, now: float) -> tuple[
     if deployment is None:
         return None, None
     deadline_s = deployment.spec.rollout.progress_deadline_seconds
-    since = pod_status.running_since(one)
-    return pod_status.overdue(one, deadline_s, now), None if since is None else max(0.0, since + deadline_s - now)
+    overdue, since = pod_status.overdue(one, deadline_s, now), pod_status.running_since(one)
+    if since is None and (since := pod_status.waits_since(one)) is not None and now - since >= deadline_s:
+        return None, None  # it is told, and may yet start: nothing more becomes true by time alone
+    return overdue, None if since is None else max(0.0, since + deadline_s - now)

@@ -7,6 +7,7 @@ API is noticed here and said in words. A Lease is judged by these reads alone.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -16,6 +17,7 @@ from modelmora.errors import ServerUnavailable
 from modelmora.kube.api import DEPLOYMENTS, FORBIDDEN, LEASES, NOT_FOUND, PODS, Kube, KubeError, Listed, Resource
 from modelmora.watching import Cell
 from modelmora_operator.backends import refusals, router_leases
+from modelmora_operator.backends.versions import number_of
 from modelmora_operator.backends.view import ClusterView, selector_of
 
 Places: TypeAlias = tuple[str | None, ...]  # namespaces; None: all of them
@@ -62,20 +64,34 @@ class Lists:
         self.readings = {resource: Reading(resource) for resource in (DEPLOYMENTS, PODS, LEASES)}
         self.readable: Cell[Places] = Cell()  # none while the API server does not know ModelDeployments
         self.mended = 0  # objects that no watch had told of
+        self._refused: dict[Resource, frozenset[str]] = {}  # namespaces, of each kind that was listed last time
+        self._hurry = asyncio.Event()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._resync(), name="operator-lists")
             tasks.create_task(self._poll_leases(), name="operator-leases")
 
+    def hurry(self) -> None:
+        """The next lists are due: a watch broke, and its reason may be one that only lists can tell."""
+        self._hurry.set()
+
     async def _resync(self) -> None:
         attempt = 0
         while True:
+            self._hurry.clear()
             good = all([await self.read(DEPLOYMENTS), await self.read(PODS)])
             if good and self.readings[LEASES].read_at is not None:
                 self._view.synced.set()
             attempt = 0 if good else attempt + 1
-            await asyncio.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S)) - 1] if attempt else self._pause_s())
+            if attempt:
+                await asyncio.sleep(_AGAIN_S[min(attempt, len(_AGAIN_S)) - 1])
+            else:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), self._pause_s())
 
     def _pause_s(self) -> float:
         if not self._view.synced.is_set():
@@ -98,6 +114,7 @@ class Lists:
             if reading.unreachable_since is None:
                 log.warning("the API cannot be reached", resource=resource.plural, cause=str(error))
             reading.unreachable_since = reading.unreachable_since or self._clock()
+            reading.missing_since = None  # nobody knows whether it was missing all the time
             return False
         except KubeError as error:
             reading.unreachable_since = None
@@ -120,9 +137,10 @@ class Lists:
         if resource is LEASES:
             listed = await self._list(LEASES, self._home)
             leases = {lease["metadata"]["name"]: lease for lease in listed.items}
-            self._view.set_routers(router_leases.read(self._view.routers, leases, self._clock()))
+            version = number_of(listed.resource_version)
+            self._view.set_routers(router_leases.read(self._view.routers, leases, self._clock(), version))
             return ""
-        refused: dict[str | None, KubeError] = {}
+        refused: dict[str, KubeError] = {}
         for place in self._places:
             try:
                 await self._take_from(resource, place)
@@ -131,9 +149,17 @@ class Lists:
                     raise
                 refused[place] = error
                 self._view.withdraw(place)
-        if resource is DEPLOYMENTS:
-            self.readable.set(tuple(place for place in self._places if place not in refused))
+        self._refused[resource] = frozenset(refused)
+        self._open_the_others(resource)
         return "; ".join(problem_of(resource, error) for error in refused.values())
+
+    def _open_the_others(self, resource: Resource) -> None:
+        """Namespaces of which both kinds can be read: pods without their deployments would look like orphans."""
+        refused = frozenset[str]().union(*self._refused.values())
+        if DEPLOYMENTS in self._refused:
+            self.readable.set(tuple(place for place in self._places if place not in refused))
+        if resource is PODS:  # they are read last: only now is all of a namespace known again
+            self._view.open_all_but(refused)
 
     async def _take_from(self, resource: Resource, place: str | None) -> None:
         news = self._view.listed(resource, place, await self._list(resource, place))
@@ -145,10 +171,12 @@ class Lists:
 
     def _definition_is_missing(self, resource: Resource, error: KubeError) -> None:
         """With a definition all its objects go; it must be gone for a while, not only while a server starts."""
+        reading = self.readings[resource]
         if resource is not DEPLOYMENTS or error.status != NOT_FOUND:
+            reading.missing_since = None
             return
         self.readable.set(())
-        reading = self.readings[DEPLOYMENTS]
+        self._refused.pop(DEPLOYMENTS, None)
         reading.missing_since = reading.missing_since or self._clock()
         if self._view.synced.is_set() and self._clock() - reading.missing_since > _DEFINITION_LOST_S:
             self._view.deployments.clear()

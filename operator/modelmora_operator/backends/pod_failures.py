@@ -19,6 +19,7 @@ Pod = Mapping[str, Any]
 UNSCHEDULABLE: Final = "Unschedulable"
 IMAGE_PULL_FAILED: Final = "ImagePullFailed"
 OOM_KILLED: Final = "OOMKilled"
+DEADLINE_EXCEEDED: Final = "ProgressDeadlineExceeded"
 
 _IMAGE: Final = frozenset(
     {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
@@ -108,6 +109,30 @@ def lacks_room(pod: Pod) -> bool:
     reasons = [reason.strip() for reason in re.split(r",(?![^{]*\})", told["why"])] if told else []
     full = [reason for reason in reasons if _FULL.match(reason)]
     return bool(full) and all(reason in full or _NOT_OURS.match(reason) for reason in reasons)
+
+
+def not_begun(pod: Pod, deadline_s: float) -> Failure:
+    """Its worker has not begun to run in the time that it was given, and nobody says that anything is wrong."""
+    name, placed = pod["metadata"]["name"], condition(pod, "PodScheduled")
+    where = "spawn" if placed.get("status") == "True" else "schedule"
+    message = f"the worker {name} has not begun to run within {deadline_s:g} s: {_what_it_waits_for(pod, placed)}"
+    return Failure(where, DEADLINE_EXCEEDED, message[:_LONGEST], f"kubectl describe pod {name} tells more")
+
+
+def _what_it_waits_for(pod: Pod, placed: Pod) -> str:
+    status, node = pod.get("status", {}), pod["spec"].get("nodeName")
+    if not placed:
+        return "no scheduler has looked at its pod"
+    if placed.get("status") != "True":
+        return f"its pod has no node yet ({placed.get('reason')}: {placed.get('message')})"
+    if not status.get("startTime"):
+        return f"its node {node} has not taken up the pod"
+    if condition(pod, "PodReadyToStartContainers").get("status") == "False":
+        return f"a volume that it mounts (a Secret, a ConfigMap, a claim), or its network, is not there on {node}"
+    first = (one for one in status.get("initContainerStatuses") or () if (one.get("state") or {}).get("running"))
+    if running := next(first, None):
+        return f"the container {running.get('name')} before it still runs"
+    return f"its image is still being pulled, or its container is being made, on {node}"
 
 
 def _unscheduled(pod: Pod) -> str:

@@ -5,6 +5,7 @@ container's state while it is held back, in its last state while it runs again. 
 crash and the next attempt, and an operator that has just started sees what the one before it saw.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -28,9 +29,19 @@ class Sight:
     record: FailureRecord | None = None
 
 
-def seen(pod: Pod, update: worker_pb2.StatusUpdate | None, *, now: float, known: ObservedWorker | None) -> Sight:
-    """`update` is the last word of a status stream that lives; `known` is how the worker was seen before."""
-    failure = None if ready(pod) else pod_failures.failure_of(pod)
+def seen(
+    pod: Pod,
+    update: worker_pb2.StatusUpdate | None,
+    *,
+    now: float,
+    known: ObservedWorker | None,
+    deadline_s: float = math.inf,
+) -> Sight:
+    """`update` is the last word of a status stream that lives; `known` is how the worker was seen before.
+
+    A worker that has not begun to run within the deadline has failed, as far as anybody can tell.
+    """
+    failure = None if ready(pod) else pod_failures.failure_of(pod) or _not_begun(pod, deadline_s, now)
     worker = replace(
         _made(pod),
         node=str(pod["spec"].get("nodeName") or ""),
@@ -89,6 +100,14 @@ def served_since(pod: Pod) -> float | None:
     return pod_failures.unix(turned) if turned and ready(pod) else None
 
 
+def had_served_since(pod: Pod) -> float | None:
+    """As `served_since`, also of one that has ended: about since when it had been ready in its last run."""
+    terminated = pod_failures.worker_state(pod).get("state", {}).get("terminated") or {}
+    if ended(pod) and pod_failures.served_until(pod, terminated):
+        return pod_failures.unix(terminated["startedAt"])  # when it became ready, the pod does not tell any more
+    return served_since(pod)
+
+
 def ready_for_s(pod: Pod, now: float) -> float | None:
     """For how long it has been ready; None: it is not."""
     since = served_since(pod)
@@ -100,7 +119,19 @@ def running_since(pod: Pod) -> float | None:
     started = pod_failures.worker_state(pod).get("state", {}).get("running", {}).get("startedAt")
     if not started or ready(pod) or _lost_readiness(pod):
         return None
-    return pod_failures.unix(started)
+    # A node whose clock is behind does not make it older than it can be.
+    return max(pod_failures.unix(started), pod_failures.unix(pod["metadata"]["creationTimestamp"]))
+
+
+def waits_since(pod: Pod) -> float | None:
+    """Since when it is to run for the first time; None: it has run, will not, or its pod tells why it does not."""
+    status = pod_failures.worker_state(pod)
+    has_run = status.get("state", {}).keys() & {"running", "terminated"} or status.get("lastState")
+    if has_run or ended(pod) or "deletionTimestamp" in pod["metadata"] or pod_failures.failure_of(pod):
+        return None
+    placed = pod_failures.condition(pod, "PodScheduled")
+    since = placed.get("lastTransitionTime") if placed.get("status") == "True" else None
+    return pod_failures.unix(since or pod["metadata"]["creationTimestamp"])
 
 
 def overdue(pod: Pod, deadline_s: float, now: float) -> Failure | None:
@@ -110,10 +141,16 @@ def overdue(pod: Pod, deadline_s: float, now: float) -> Failure | None:
         return None
     return Failure(
         where="load",
-        reason="ProgressDeadlineExceeded",
+        reason=pod_failures.DEADLINE_EXCEEDED,
         message=f"the worker did not serve within {deadline_s:g} s after its start",
         remedy="see its log for what it waits for, or raise spec.rollout.progressDeadlineSeconds",
     )
+
+
+def _not_begun(pod: Pod, deadline_s: float, now: float) -> Failure | None:
+    """The kubelet goes on trying, so the pod is left to it."""
+    since = waits_since(pod)
+    return pod_failures.not_begun(pod, deadline_s) if since is not None and now - since >= deadline_s else None
 
 
 def why_it_is_over(pod: Pod) -> Failure:

@@ -11,7 +11,8 @@ _QUOTA: Final = re.compile(r"exceeded quota|failed quota|insufficient quota", re
 _LIMITS: Final = re.compile(r"(maximum|minimum) .* usage per (Container|Pod)|LimitRange", re.IGNORECASE)
 _RIGHT: Final = re.compile(r"User \"(?P<user>[^\"]+)\" cannot (?P<verb>\w+) resource \"(?P<what>[^\"]+)\"")
 _LONGEST: Final = 4096
-_TRANSIENT: Final = frozenset({409, 429, 500, 502, 503, 504})
+# 401: of the operator's own token, which is read anew; it says nothing of a pod.
+_TRANSIENT: Final = frozenset({401, 408, 409, 429, 500, 502, 503, 504})
 
 
 def is_transient(error: KubeError) -> bool:

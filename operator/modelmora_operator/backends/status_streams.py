@@ -80,13 +80,17 @@ class StatusStreams:
             del self._followed[name]
             self._updates.pop(name, None)
         if address and self._tasks is not None:
-            following = follow(
-                address,
-                functools.partial(self._take, name),
-                lost=functools.partial(self._lose, name),
-                reconnect_s=_POD_RECONNECT_S,
-            )
-            self._followed[name] = address, self._tasks.create_task(following, name=f"status of {name[1]}")
+            task = self._tasks.create_task(self._follow(name, address), name=f"status of {name[1]}")
+            self._followed[name] = address, task
+
+    async def _follow(self, name: Name, address: str) -> None:
+        """What one worker says, however odd, ends neither the operator nor what is heard of the others."""
+        take, lose = functools.partial(self._take, name), functools.partial(self._lose, name)
+        try:
+            await follow(address, take, lost=lose, reconnect_s=_POD_RECONNECT_S)
+        except Exception:
+            log.exception("a worker's status is not understood; its pod tells whether it serves", worker=name[1])
+            self._updates.pop(name, None)
 
     def _take(self, name: Name, update: worker_pb2.StatusUpdate) -> None:
         self._updates[name] = update

@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from modelmora.kube.api import Listed
 from modelmora.kube.following import Name, name_of
+from modelmora_operator.backends.versions import number_of, version_of
 
 V = TypeVar("V")
 
@@ -65,7 +66,7 @@ class Store(Generic[V]):
     def replace(self, listed: Listed, covers: Callable[[Name], bool] = lambda _: True) -> int:
         """Takes in all there are, of the names that the list covers; the answer is how many were not known so."""
         present = {name_of(item) for item in listed.items}
-        until = _number(listed.resource_version)
+        until = number_of(listed.resource_version)
         lost = [name for name in self._values if covers(name) and name not in present]
         gone = [name for name in lost if self._versions[name] <= until]  # the others were made after the list
         news = sum(self.remove(name, self._uids[name]) for name in gone)
@@ -90,15 +91,6 @@ class Store(Generic[V]):
         self._deleted[uid] = None
         if len(self._deleted) > _REMEMBERED_DELETIONS:
             self._deleted.popitem(last=False)
-
-
-def version_of(item: Mapping[str, Any]) -> int:
-    """Of one state of an object; of the same kind, larger is newer."""
-    return _number(str(item["metadata"].get("resourceVersion") or ""))
-
-
-def _number(resource_version: str) -> int:
-    return int(resource_version) if resource_version.isdecimal() else 0
 
 
 def _uid(item: Mapping[str, Any]) -> str:

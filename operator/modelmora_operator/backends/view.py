@@ -33,6 +33,7 @@ class ClusterView:
         self._told_pod_changed = pod_changed
         self._pods: dict[Key, dict[str, Pod]] = {}
         self._twins: dict[Identity, set[Key]] = {}
+        self._closed: set[str] = set()
         self._changed: dict[Key, None] = {}  # in order, each once
         self._something_changed = asyncio.Event()
 
@@ -43,6 +44,10 @@ class ClusterView:
         found = self.deployments[_name(key)]
         going = isinstance(found, ModelDeployment) and found.metadata.deletion_timestamp is not None
         return None if going else found
+
+    def closed(self, namespace: str) -> bool:
+        """What it holds is not known."""
+        return namespace in self._closed
 
     def pods_of(self, key: Key) -> Mapping[str, Pod]:
         """By name."""
@@ -55,7 +60,10 @@ class ClusterView:
 
     def known_keys(self) -> Collection[Key]:
         """Of which there is a deployment or a pod; nothing is known before everything is."""
-        return {Key(*name) for name in self.deployments} | self._pods.keys() if self.synced.is_set() else ()
+        if not self.synced.is_set():
+            return ()
+        known = {Key(*name) for name in self.deployments} | self._pods.keys()
+        return {key for key in known if key.namespace not in self._closed} if self._closed else known
 
     async def changes(self) -> AsyncIterator[Key]:
         """All known keys once everything is known, then every one about which something changed."""
@@ -95,9 +103,18 @@ class ClusterView:
         return store.replace(listed, lambda name: namespace is None or name[0] == namespace)
 
     def withdraw(self, namespace: str) -> None:
-        """A namespace cannot be read: it is gone with our rights in it, or they were taken. Nothing there is ours."""
+        """A namespace cannot be read: it is gone with our rights in it, or they were taken. Nothing there is ours.
+
+        Until it is opened again, nothing is done there: half of what it holds would look like orphans.
+        """
+        self._closed.add(namespace)
         for store in (self.deployments, self.pods):
             store.withdraw(lambda name: name[0] == namespace)
+
+    def open_all_but(self, namespaces: Collection[str]) -> None:
+        """All else has been listed, deployments and pods."""
+        opened, self._closed = self._closed.difference(namespaces), set(namespaces)
+        self.mark(*(key for key in self.known_keys() if key.namespace in opened))
 
     def set_routers(self, routers: Routers) -> None:
         """After the Leases were read or heard of."""

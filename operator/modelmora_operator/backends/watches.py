@@ -18,15 +18,17 @@ import asyncio
 import functools
 import logging
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import kopf
 import structlog
+from kopf._cogs.structs.references import Insights  # an argument of kopf.operator, which exports it nowhere
 from kubernetes.aio.client import Configuration
 
-from modelmora.kube.api import Resource
+from modelmora.kube.api import FORBIDDEN, Resource
 from modelmora_operator.backends.view import selector_of
 
 _ERROR_BACKOFFS_S: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -37,6 +39,8 @@ _CLOSE_S: Final = 0.25  # for connections, which aiohttp closes behind its own b
 _END_S: Final = 15.0
 _WATCH_S: Final = 60  # after it the server ends a watch in order; so long at most is a stalled one blind
 _CONNECT_S: Final = 5.0
+_MOVES_S: Final = 5.0  # kopf's loop tells so often that it moves
+_STUCK_S: Final = 60.0
 _REQUEST_S: Final = 30.0
 
 Heard = Callable[[Resource, str | None, Mapping[str, Any]], None]
@@ -54,14 +58,36 @@ class Watched:
 
 
 class Watches:
-    """One thread of kopf. `heard` is called in the event loop of `run`, with the type of the event and the object."""
+    """One thread of kopf. `heard` is called in the event loop of `run`, with the type of the event and the object.
 
-    def __init__(self, watched: Watched, credentials: Credentials, heard: Heard) -> None:
+    `ended` is called whenever they end: what was missed meanwhile, or why they ended, a list may tell.
+    """
+
+    def __init__(
+        self,
+        watched: Watched,
+        credentials: Credentials,
+        heard: Heard,
+        ended: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._watched = watched
         self._credentials = credentials
         self._heard = heard
+        self._ended = ended
+        self._clock = clock
+        self._moved_at = clock()
+        self._problem = "they have not begun"
         self.begun = 0  # how often
-        self.problem = "they have not begun"
+        self.refused = False  # the problem is a right that is missing
+
+    @property
+    def problem(self) -> str:
+        """Empty: they run."""
+        still_s = self._clock() - self._moved_at
+        stuck = f"nothing has moved there for {still_s:.0f} s" if still_s > _STUCK_S else ""
+        return self._problem or stuck
 
     async def run(self) -> None:
         """Until it is cancelled; begun again whenever kopf ends."""
@@ -71,8 +97,10 @@ class Watches:
             self.begun += 1
             ended = await self._once()
             attempt = 0 if loop.time() - at > _WELL_AFTER_S else attempt + 1
-            self.problem = str(ended) or type(ended).__name__
-            log.warning("watches ended, they begin again", kinds=self._kinds, cause=self.problem)
+            self._problem = str(ended) or type(ended).__name__
+            self.refused = getattr(ended, "status", None) == FORBIDDEN
+            log.warning("watches ended, they begin again", kinds=self._kinds, cause=self._problem)
+            self._ended()
             await asyncio.sleep(_AGAIN_S[min(max(attempt - 1, 0), len(_AGAIN_S) - 1)])
 
     @property
@@ -80,7 +108,7 @@ class Watches:
         return ", ".join(resource.plural for resource in self._watched.resources)
 
     async def _once(self) -> BaseException:
-        thread = _KopfThread(self._watched, self._credentials, self._heard, self._well)
+        thread = _KopfThread(self._watched, self._credentials, self._heard, self._moved)
         thread.start()
         try:
             return await thread.ended
@@ -88,17 +116,17 @@ class Watches:
             thread.stop()
             await asyncio.to_thread(thread.join, _END_S)
 
-    def _well(self) -> None:
-        self.problem = ""
+    def _moved(self) -> None:
+        self._problem, self._moved_at, self.refused = "", self._clock(), False
 
 
 class _KopfThread:
     """From its start to its end; everything is told in the loop in which it was made."""
 
-    def __init__(self, watched: Watched, credentials: Credentials, heard: Heard, well: Callable[[], None]) -> None:
+    def __init__(self, watched: Watched, credentials: Credentials, heard: Heard, moved: Callable[[], None]) -> None:
         self._watched = watched
         self._registry = registry_of(watched, credentials, functools.partial(self._tell, heard))
-        self._well = well
+        self._moved = moved
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[BaseException] = self._loop.create_future()
         self._stop: Callable[[], None] = lambda: None
@@ -122,28 +150,30 @@ class _KopfThread:
             asyncio.run(self._operate())
         except asyncio.CancelledError:
             outcome = RuntimeError("kopf was stopped")
-        except Exception as error:  # noqa: BLE001 - told to the supervisor, which begins it again
+        except BaseException as error:  # noqa: BLE001 - told to the supervisor, which begins it again
             outcome = error
         self._tell(self._end, outcome)
 
     async def _operate(self) -> None:
-        loop, stop, ready = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+        loop, stop, seen = asyncio.get_running_loop(), asyncio.Event(), Insights()
+        loop.set_exception_handler(_handle)
         self._stop = functools.partial(_in_loop, loop, stop.set)
         if self._stopped:
             return
-        operating = loop.create_task(self._kopf(stop, ready), name="kopf")
-        beside = [
-            loop.create_task(self._tell_when(ready), name="kopf is ready"),
-            loop.create_task(_cancelled_after(stop, operating), name="kopf is stopped"),
-        ]
+        operating = loop.create_task(self._kopf(stop, seen), name="kopf")
+        telling = loop.create_task(self._tell_that_it_moves(seen), name="kopf moves")
+        stopping = loop.create_task(_cancelled_after(stop, operating), name="kopf is stopped")
         try:
-            await operating
+            done, _ = await asyncio.wait({operating, telling}, return_when=asyncio.FIRST_COMPLETED)
+            stop.set()
+            await asyncio.wait({operating}, timeout=_END_S)
+            (telling if telling in done else operating).result()
         finally:
-            for task in beside:
+            for task in (telling, stopping):
                 task.cancel()
             await asyncio.sleep(_CLOSE_S)
 
-    async def _kopf(self, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    async def _kopf(self, stop: asyncio.Event, seen: Insights) -> None:
         await kopf.operator(
             registry=self._registry,
             settings=kopf_settings(self._watched),
@@ -151,12 +181,20 @@ class _KopfThread:
             clusterwide=not self._watched.namespaces,
             namespaces=list(self._watched.namespaces),
             stop_flag=stop,
-            ready_flag=ready,
+            insights=seen,
         )
 
-    async def _tell_when(self, ready: asyncio.Event) -> None:
-        await ready.wait()
-        self._tell(self._well)
+    async def _tell_that_it_moves(self, seen: Insights) -> None:
+        """Of a kind that it does not find, kopf says nothing and waits for ever: that is no life."""
+        await seen.ready_resources.wait()
+        await seen.ready_namespaces.wait()
+        found = {(resource.group, resource.plural) for resource in seen.watched_resources}
+        missing = [one.plural for one in self._watched.resources if (one.group, one.plural) not in found]
+        if missing:
+            raise LookupError(f"the API server does not offer {', '.join(missing)}")
+        while True:
+            self._tell(self._moved)
+            await asyncio.sleep(_MOVES_S)
 
     def _end(self, outcome: BaseException) -> None:
         if not self.ended.done():
@@ -172,6 +210,16 @@ async def _cancelled_after(stop: asyncio.Event, task: asyncio.Task[None]) -> Non
     await stop.wait()
     await asyncio.sleep(_STOP_S)
     task.cancel()
+
+
+def _handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A watch that is stopped while it waits for its first answer trips over itself in kopf (an AssertionError in its
+    `request_cancel_callback`); it ends all the same, so that is no error of anybody's.
+    """
+    if "request_cancel_callback" in str(context.get("message")):
+        log.debug("a watch was stopped before it was answered")
+    else:
+        loop.default_exception_handler(context)
 
 
 def registry_of(watched: Watched, credentials: Credentials, heard: Heard) -> kopf.OperatorRegistry:

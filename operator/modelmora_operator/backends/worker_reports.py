@@ -1,6 +1,9 @@
 """What a worker says of itself, understood: updates of its status while it lives, its last words when it has ended."""
 
+import itertools
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +35,7 @@ WHILE: Final = {
     Phase.FAILED: "load",
 }
 _LONGEST_WORD: Final = 256
+_MOST_PHASES: Final = 32
 _LONGEST_TEXT: Final = 4096
 _LONGEST_MESSAGE: Final = 64 * 1024
 _NOTEWORTHY: Final = 0.05  # of the size that was reported before
@@ -42,7 +46,7 @@ def updated(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: float)
     return replace(
         worker,
         phase=_PHASES.get(update.phase, worker.phase),
-        phase_seconds=dict(update.phase_seconds),
+        phase_seconds=_seconds(update.phase_seconds),
         memory_bytes=_measured(worker.memory_bytes, update.memory_bytes),
         vram_bytes=_measured(worker.vram_bytes, update.vram_bytes),
         artifact=_artifact(worker, update, now),
@@ -117,10 +121,21 @@ def _bounded(where: str, reason: str, message: str, remedy: str) -> Failure:
 
 def _artifact(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: float) -> ArtifactStatus | None:
     said, known = update.artifact, worker.artifact
-    if not said.digest or (known is not None and known.digest == said.digest):
+    if not said.digest or (known is not None and known.digest == said.digest[:_LONGEST_WORD]):
         return known
     moment = datetime.fromtimestamp(now, UTC)
-    return ArtifactStatus(digest=said.digest, revision=said.revision, bytes=max(0, said.bytes), verified_at=moment)
+    return ArtifactStatus(
+        digest=said.digest[:_LONGEST_WORD],
+        revision=said.revision[:_LONGEST_WORD],
+        bytes=max(0, said.bytes),
+        verified_at=moment,
+    )
+
+
+def _seconds(said: Mapping[str, float]) -> dict[str, float]:
+    """As many as a status may hold, of which JSON can tell."""
+    finite = {phase[:_LONGEST_WORD]: spent for phase, spent in sorted(said.items()) if math.isfinite(spent)}
+    return dict(itertools.islice(finite.items(), _MOST_PHASES))
 
 
 def _measured(before: int, now: int) -> int:

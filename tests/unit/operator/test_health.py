@@ -37,6 +37,13 @@ def test_what_the_api_refuses_is_said_and_no_restart_is_asked_for() -> None:
     assert not ready(refused)
 
 
+def test_a_watch_that_is_refused_is_said_and_no_restart_is_asked_for() -> None:
+    refused = replace(GOOD, refused_watches=("pods is forbidden",))
+    assert told(refused) == "watches are refused: pods is forbidden\n"
+    assert alive(refused)
+    assert not ready(refused)
+
+
 def test_at_the_start_it_is_alive_and_not_ready() -> None:
     starting = Pulse(3.0, synced=False, reads=(Reads("pods", None),))
     assert alive(starting)

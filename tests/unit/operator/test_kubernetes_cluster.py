@@ -443,6 +443,168 @@ async def test_what_no_watch_told_is_mended_by_the_next_list(scene: Scene) -> No
     assert scene.lists.mended == 2
 
 
+def _two_namespaces(scene: Scene) -> Key:
+    scene.lists = Lists(
+        scene.kube, scene.cluster.view, home="default", namespaces=("default", "other"), clock=lambda: scene.now
+    )
+    there = deployment("there", scaling={"minReplicas": 1})
+    scene.kube.put_deployment(there.model_copy(update={"metadata": _in("other", there)}))
+    return Key("other", "there")
+
+
+@pytest.mark.req("REQ-REL-002")
+async def test_pods_of_which_no_deployments_can_be_listed_are_no_orphans(scene: Scene) -> None:
+    key = _two_namespaces(scene)
+    await scene.settle(key)
+    pod = next(one for one in scene.kube.of(PODS) if one["metadata"]["namespace"] == "other")["metadata"]["name"]
+    scene.kube.closed["other"] = KubeError(403, "Forbidden", "RBAC: not read yet")
+    assert await scene.lists.read(DEPLOYMENTS)
+    scene.kube.closed.clear()  # a moment later, as with an API server that has just started
+    assert await scene.lists.read(PODS)
+    await scene.reconciler.reconcile(key)
+    assert pod in scene.live()
+
+
+async def test_a_namespace_that_is_opened_again_is_left_alone_until_its_pods_are_known(scene: Scene) -> None:
+    key = _two_namespaces(scene)
+    await scene.settle(key)
+    writes = len(scene.kube.writes)
+    scene.kube.closed["other"] = KubeError(403, "Forbidden", "no")
+    assert all([await scene.lists.read(DEPLOYMENTS), await scene.lists.read(PODS)])
+    scene.kube.closed.clear()
+    assert await scene.lists.read(DEPLOYMENTS)
+    await scene.reconciler.reconcile(key)
+    await scene.settle(key)
+    assert len(scene.kube.writes) == writes
+    assert scene.lists.readable.value == ("default", "other")
+
+
+async def test_a_namespace_of_which_only_pods_are_refused_is_not_watched_either(scene: Scene) -> None:
+    key = _two_namespaces(scene)
+    await scene.settle(key)
+    assert await scene.lists.read(DEPLOYMENTS)
+    scene.kube.closed["other"] = KubeError(403, "Forbidden", "no")
+    assert await scene.lists.read(PODS)
+    assert scene.lists.readable.value == ("default",)
+    assert scene.cluster.known_keys() == {KEY}
+
+
+async def test_a_definition_that_was_missing_before_and_after_an_outage_is_not_lost(scene: Scene) -> None:
+    await scene.settle()
+    missing = KubeError(404, "NotFound", "the server could not find the requested resource")
+    for error in (missing, ServerUnavailable("gone"), missing):
+        with scene.kube.refusing("list", "ModelDeployment", error):
+            assert not await scene.lists.read(DEPLOYMENTS)
+        scene.now += 20
+    assert scene.cluster.view.deployment(KEY) is not None
+
+
+async def test_a_pod_whose_container_never_starts_is_told_after_the_deadline_and_left_to_the_kubelet(
+    scene: Scene,
+) -> None:
+    await scene.settle()
+    scene.become(NAME, waiting("ContainerCreating"))
+    assert await scene.settle() == 600
+    scene.now += 600
+    assert await scene.settle() is None
+    status, reason, message = scene.condition()
+    assert (status, reason) == ("False", "ProgressDeadlineExceeded")
+    assert "has not begun to run within 600 s" in message
+    assert scene.live() == [NAME]
+    writes = len(scene.kube.writes)
+    scene.now += 600
+    await scene.settle()
+    assert len(scene.kube.writes) == writes
+    scene.become(NAME, running(scene.now), ready=True)
+    await scene.sync()
+    await scene.reconciler.reconcile(KEY)
+    assert scene.condition()[:2] == ("True", "Serving")
+
+
+async def test_a_pod_that_had_served_for_long_begins_the_count_anew_when_it_is_evicted(scene: Scene) -> None:
+    scene.kube.put_deployment(deployment(scaling={"minReplicas": 1}))
+    await scene.settle()
+    for name in (NAME, NEXT, NAME):
+        scene.now += 10
+        started = scene.now
+        metadata = scene.kube.objects["pods", "default", name]["metadata"]
+        scene.kube.change(PODS, name, metadata={**metadata, "creationTimestamp": moment(started)})
+        scene.become(name, running(started), ready=True)
+        await scene.settle()
+        scene.now += 3600
+        scene.become(name, terminated(137, started=started, finished=scene.now))
+        scene.kube.change(
+            PODS, name, status={**scene.kube.objects["pods", "default", name]["status"], "phase": "Failed"}
+        )
+        await scene.settle()
+        scene.kube.gone(PODS, name)
+    record = (await scene.seen()).failure
+    assert record is not None
+    assert record.count == 1
+
+
+async def test_a_load_that_is_asked_for_by_a_clock_that_is_ahead_is_news_once(scene: Scene) -> None:
+    with scene.kube.refusing("create", "Pod", QUOTA):
+        await scene.settle()
+        ahead = NOW + 3600
+        scene.kube.put(LEASES, lease("router", NOW, f'{{"default/minilm": [0, {ahead}, {ahead}]}}'))
+        scene.now += 1
+        tried = scene.kube.writes.count(("create", "Pod", NAME))
+        await scene.sync()
+        for _ in range(5):
+            await scene.reconciler.reconcile(KEY)
+            scene.now += 0.1
+        assert scene.kube.writes.count(("create", "Pod", NAME)) == tried + 1
+
+
+@pytest.mark.parametrize("error", [KubeError(401, "Unauthorized", "Unauthorized"), KubeError(409, "Conflict", "later")])
+async def test_what_says_nothing_of_the_pod_is_no_verdict(scene: Scene, error: KubeError) -> None:
+    with scene.kube.refusing("create", "Pod", error):
+        await scene.sync()
+        with pytest.raises(KubeError):
+            await scene.reconciler.reconcile(KEY)
+    assert scene.condition() == ("", "", "")
+
+
+async def test_a_status_that_met_another_write_is_written_again(scene: Scene) -> None:
+    conflict = KubeError(409, "Conflict", "the object has been modified; please apply your changes to the latest")
+    await scene.sync()
+    with scene.kube.refusing("apply", "ModelDeployment", conflict), pytest.raises(KubeError):  # so the queue retries
+        await scene.reconciler.reconcile(KEY)
+
+
+async def test_an_older_image_is_noticed_of_a_deployment_that_is_read_after_its_pods(scene: Scene) -> None:
+    scene.kube.put(LEASES, lease("router", NOW, '{"default/minilm": [1, 0, 0]}'))
+    await scene.settle()
+    scene.become(NAME, running(), ready=True)
+    scene.image = "modelmora/worker:2"
+    scene.restart()
+    for resource in (PODS, DEPLOYMENTS, LEASES):
+        assert await scene.lists.read(resource)
+    scene.cluster.view.synced.set()
+    await scene.reconciler.reconcile(KEY)
+    assert scene.live() == [NAME, NEXT]
+
+
+async def test_a_pod_that_goes_while_another_is_deleted_leaves_nothing_behind(scene: Scene) -> None:
+    scene.kube.put_deployment(deployment(scaling={"minReplicas": 2, "maxReplicas": 2}))
+    await scene.settle()
+    for name in (NAME, NEXT):
+        scene.kube.change(PODS, name, status={"phase": "Failed", "reason": "Evicted"})
+    await scene.sync()
+    deleted = scene.kube.delete
+
+    async def delete(*arguments: Any, **options: Any) -> Any:
+        gone = scene.kube.gone(PODS, NEXT) if ("pods", "default", NEXT) in scene.kube.objects else None
+        if gone:
+            scene.cluster.view.heard(PODS, "DELETED", gone, 0.0)
+        return await deleted(*arguments, **options)
+
+    scene.kube.delete = delete  # type: ignore[method-assign]
+    await scene.cluster.observe(KEY)
+    assert len(list(scene.cluster.phases())) == 1
+
+
 async def test_a_phase_is_known_for_each_pod(scene: Scene) -> None:
     await scene.settle()
     assert list(scene.cluster.phases()) == [Phase.STARTING]

@@ -9,7 +9,7 @@ from modelmora.v1 import worker_pb2
 from modelmora_operator.backends import pod_status
 from modelmora_operator.backends.pod_status import Sight
 from modelmora_operator.cluster import ObservedWorker, Phase
-from tests.support.operator_pods import Object, pod, running, terminated, unscheduled, waiting
+from tests.support.operator_pods import Object, moment, pod, running, terminated, unscheduled, waiting
 from tests.support.operator_values import NOW
 
 WORDS = json.dumps({"reason": "LoadFailed", "message": "broken", "remedy": "mend it", "where": "load"})
@@ -127,6 +127,52 @@ def test_the_deadline_counts_while_it_runs_without_having_been_ready() -> None:
         pod(state=running(NOW + 5), turned=NOW + 30),
     ):
         assert pod_status.overdue(other, 60, NOW + 1000) is None
+
+
+def test_a_node_whose_clock_is_behind_ends_no_worker_that_has_just_begun() -> None:
+    assert pod_status.overdue(pod(state=running(NOW - 3600), turned=NOW - 3601), 60, NOW + 5) is None
+
+
+def condition(kind: str, status: str, **more: str) -> Object:
+    return {"type": kind, "status": status, **more}
+
+
+PLACED = condition("PodScheduled", "True", lastTransitionTime=moment(NOW + 10))
+TAKEN: Object = {"startTime": moment(NOW + 11)}
+GATED = condition("PodScheduled", "False", reason="SchedulingGated", message="Scheduling is blocked")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "status", "where", "words"),
+    [
+        ([], {}, "schedule", "no scheduler has looked at its pod"),
+        ([GATED], {}, "schedule", "has no node yet (SchedulingGated: Scheduling is blocked)"),
+        ([PLACED], {"containerStatuses": []}, "spawn", "its node node-1 has not taken up the pod"),
+        ([PLACED, condition("PodReadyToStartContainers", "False")], TAKEN, "spawn", "a volume that it mounts"),
+        ([PLACED, condition("PodReadyToStartContainers", "True")], TAKEN, "spawn", "still being pulled"),
+        (
+            [PLACED],
+            {**TAKEN, "initContainerStatuses": [{"name": "first", "state": running()}]},
+            "spawn",
+            "the container first before it still runs",
+        ),
+    ],
+)
+@pytest.mark.req("REQ-LIFE-011")
+def test_a_worker_that_has_not_begun_in_time_says_what_it_waits_for(
+    conditions: list[Object], status: Object, where: str, words: str
+) -> None:
+    stuck = pod(state=waiting("ContainerCreating"), conditions=conditions, status=status)
+    assert pod_status.seen(stuck, None, now=NOW + 59, known=None, deadline_s=60).worker.failure is None
+    failure = pod_status.seen(stuck, None, now=NOW + 70, known=None, deadline_s=60).worker.failure
+    assert failure is not None
+    assert (failure.where, failure.reason) == (where, "ProgressDeadlineExceeded")
+    assert words in failure.message
+
+
+@pytest.mark.parametrize("state", [running(), waiting("ImagePullBackOff"), terminated(1)])
+def test_the_wait_ends_when_it_runs_or_says_itself_what_is_wrong(state: Object) -> None:
+    assert pod_status.waits_since(pod(state=state)) is None
 
 
 def test_requests_of_all_containers_add_up() -> None:

@@ -74,6 +74,27 @@ def test_a_change_is_heard_at_once_and_a_lease_that_goes_takes_its_demand() -> N
     assert not read(routers, {}, 3).alive
 
 
+def test_an_older_state_of_a_lease_never_replaces_a_newer_one() -> None:
+    routers = read(Routers(), {"r": lease("r", 5, WANTS, version=6)}, 5, version=7)
+    for older in (heard(routers, "r", lease("r", 0, version=5), 6), read(routers, {"r": lease("r", 0, version=5)}, 6)):
+        assert KEY in older.demands
+
+
+def test_a_router_that_came_after_a_list_was_made_is_not_taken_away_by_it() -> None:
+    routers = heard(Routers(), "r", lease("r", 5, WANTS, version=9), 5)
+    assert KEY in read(routers, {}, 6, version=8).demands
+    assert not read(routers, {}, 6, version=10).alive
+
+
+@pytest.mark.req("REQ-REL-002")
+def test_what_a_watch_repeats_after_an_outage_kills_no_router() -> None:
+    stale = lease("r", renewed=0, demand=WANTS)
+    routers = unread(read(Routers(), {"r": stale}, 0))
+    routers = heard(routers, "r", stale, 40)  # a watch that begins anew tells of all there are
+    assert KEY in routers.demands
+    assert KEY in read(routers, {"r": stale}, 41).demands
+
+
 def test_a_lease_may_say_itself_how_long_it_lasts() -> None:
     long = {"r": lease("r", 0, duration_s=60)}
     assert reads(Routers(), long, every(3, 57)).alive

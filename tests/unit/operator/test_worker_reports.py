@@ -70,3 +70,14 @@ def test_without_a_message_the_way_it_ended_says_why(tmp_path: Path, content: st
 
 def test_the_exit_code_of_a_silent_end_is_named(tmp_path: Path) -> None:
     assert "exit code 3" in why_it_ended(LOADING, 3, tmp_path / "none").message
+
+
+def test_what_a_status_may_not_hold_is_cut_off() -> None:
+    phases = {f"phase-{number}": 1.0 for number in range(100)} | {"endless": float("inf")}
+    odd = worker_pb2.StatusUpdate(artifact=worker_pb2.Artifact(digest="x" * 10_000), phase_seconds=phases)
+    seen = updated(LOADING, odd, NOW)
+    assert seen.artifact is not None
+    assert len(seen.artifact.digest) == 256
+    assert updated(seen, odd, NOW + 1).artifact == seen.artifact
+    assert len(seen.phase_seconds) == 32
+    assert "endless" not in seen.phase_seconds

@@ -37,7 +37,7 @@ end
 if ready.status == "True" then
   return health("Healthy", ready)
 end
--- Room may be on its way, by a cluster autoscaler for one; after progressDeadlineSeconds it is Stalled.
+-- Room may be on its way, by a cluster autoscaler for one.
 if ready.status == "False" and ready.reason ~= "Unschedulable" then
   return health("Degraded", ready)
 end
