@@ -66,7 +66,13 @@ class FakeKube(Kube):
         self._refuse("list", resource)
         if namespace in self.closed:
             raise self.closed[namespace]
-        found = [item for item in self.of(resource) if namespace in {None, item["metadata"]["namespace"]}]
+        wanted = {tuple(one.split("=")) for one in selector.split(",") if one}
+        found = [
+            item
+            for item in self.of(resource)
+            if namespace in {None, item["metadata"]["namespace"]}
+            and wanted <= (item["metadata"].get("labels") or {}).items()
+        ]
         return Listed(tuple(found), str(next(self._versions)))
 
     async def create(self, resource: Resource, namespace: str, body: Object) -> Object:

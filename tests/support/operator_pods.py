@@ -80,6 +80,11 @@ def unscheduled(message: str) -> Object:
 
 def lease(name: str, renewed: float, demand: str = "{}", *, duration_s: int = 15, version: int = 1) -> Object:
     return {
-        "metadata": {"name": name, "annotations": {names.DEMAND: demand}, "resourceVersion": str(version)},
+        "metadata": {
+            "name": name,
+            "labels": {names.COMPONENT: names.ROUTER_DEMAND},
+            "annotations": {names.DEMAND: demand},
+            "resourceVersion": str(version),
+        },
         "spec": {"renewTime": moment(renewed), "leaseDurationSeconds": duration_s},
     }

@@ -29,7 +29,7 @@ from modelmora_operator.backends.pods import PodError, PodOptions, pod
 from modelmora_operator.backends.status_streams import StatusStreams
 from modelmora_operator.backends.stored_deployments import Unreadable
 from modelmora_operator.backends.upgrades import Upgrades
-from modelmora_operator.backends.view import ClusterView, key_of, owner_of
+from modelmora_operator.backends.view import ClusterView, is_selected, key_of, owner_of
 from modelmora_operator.backends.writes import Writes
 from modelmora_operator.cluster import Failure, FailureRecord, ObservedWorker, Phase, Snapshot, WorkerSpec
 from modelmora_operator.news import news
@@ -92,6 +92,7 @@ class KubernetesCluster:
         if isinstance(deployment, Unreadable):
             await self._tell(key, deployment)
             return None
+        await self._search(key)
         if deployment is None and not self.view.pods_of(key):
             self._failures.forget(key)
             self._asked.forget(key)
@@ -188,6 +189,14 @@ class KubernetesCluster:
 
     # -------------------------------------------------------------------------------------------- what has ended
 
+    async def _search(self, key: Key) -> None:
+        """For lost pods. One without our labels is found by no router either: it goes, whatever it is doing."""
+        for name, uid in list(self.view.lost_of(key).items()):
+            there = await self._writes.get_if_there(PODS, key.namespace, name)
+            if there is not None and there["metadata"]["uid"] == uid:
+                await self._delete_lost(there)
+            self.view.found(key, name)
+
     async def _bury(self, key: Key, deployment: ModelDeployment | None) -> float | None:
         """Counts and deletes the pods that will never serve; the answer is when to look for more, seconds from now."""
         now = self._clock()
@@ -246,18 +255,23 @@ class KubernetesCluster:
         return True
 
     async def _name_is_free(self, worker: WorkerSpec) -> bool:
-        try:
-            found = await self._writes.get(PODS, worker.key.namespace, worker.worker_id)
-        except KubeError as error:
-            if error.status == NOT_FOUND:  # it went in between
-                return False
-            raise
+        found = await self._writes.get_if_there(PODS, worker.key.namespace, worker.worker_id)
+        if found is None:  # it went in between
+            return False
         if key_of(found) == worker.key:
-            self.view.pods.found(found)
+            if is_selected(PODS, found):
+                self.view.pods.put(found)
+            else:
+                await self._delete_lost(found)
             return False
         message = f"a pod named {worker.worker_id} exists that is none of ours"
         self._refused(worker, Failure("schedule", "NameTaken", message, "delete or rename that pod"))
         return True
+
+    async def _delete_lost(self, one: Pod) -> None:
+        if "deletionTimestamp" not in one["metadata"]:
+            log.warning("a pod lost its labels, it is replaced", pod=one["metadata"]["name"])
+            await self._writes.delete(PODS, *name_of(dict(one)), uid=str(one["metadata"]["uid"]))
 
     async def _delete(self, one: Pod) -> None:
         name, uid = name_of(dict(one)), str(one["metadata"]["uid"])

@@ -50,11 +50,6 @@ class Store(Generic[V]):
         self._changed(name, before, self._values[name])
         return True
 
-    def found(self, item: Mapping[str, Any]) -> bool:
-        """Takes in what a read of this one object answered: it is there, even if a watch has told that it went."""
-        self._deleted.pop(_uid(item), None)
-        return self.put(item)
-
     def remove(self, name: Name, uid: str) -> bool:
         """That object is gone; a successor of its name stays."""
         self._forget(uid)

@@ -5,7 +5,7 @@ Watches, lists and the answers to our own writes all end here; nothing here asks
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from modelmora.control import Demands, Key
 from modelmora.kube import names
@@ -20,6 +20,8 @@ from modelmora_operator.duplicates import Identity, identity
 
 Pod = Mapping[str, Any]
 
+_COMPONENTS: Final = {PODS: names.WORKER, LEASES: names.ROUTER_DEMAND}
+
 
 class ClusterView:
     """`pod_changed` is called with every pod that came, changed or (None) went, and its deployment's key."""
@@ -32,6 +34,7 @@ class ClusterView:
         self.synced = asyncio.Event()  # all of it has been listed once
         self._told_pod_changed = pod_changed
         self._pods: dict[Key, dict[str, Pod]] = {}
+        self._lost: dict[Key, dict[str, str]] = {}
         self._twins: dict[Identity, set[Key]] = {}
         self._closed: set[str] = set()
         self._changed: dict[Key, None] = {}  # in order, each once
@@ -52,6 +55,10 @@ class ClusterView:
     def pods_of(self, key: Key) -> Mapping[str, Pod]:
         """By name."""
         return self._pods.get(key, {})
+
+    def lost_of(self, key: Key) -> Mapping[str, str]:
+        """Pods that went out of sight though nobody was deleting them: uid by name. Gone at once, or without labels."""
+        return self._lost.get(key, {})
 
     def twins_of(self, key: Key, deployment: ModelDeployment) -> tuple[ModelDeployment, ...]:
         """Others that have the same identity."""
@@ -116,6 +123,13 @@ class ClusterView:
         opened, self._closed = self._closed.difference(namespaces), set(namespaces)
         self.mark(*(key for key in self.known_keys() if key.namespace in opened))
 
+    def found(self, key: Key, name: str) -> None:
+        """It is known what became of a lost pod."""
+        lost = self._lost.get(key, {})
+        lost.pop(name, None)
+        if not lost:
+            self._lost.pop(key, None)
+
     def set_routers(self, routers: Routers) -> None:
         """After the Leases were read or heard of."""
         before, was_alive = self.demands, self.routers.alive
@@ -152,8 +166,15 @@ class ClusterView:
         for key in {key_of(pod) for pod in (before, now) if pod is not None} - {None}:
             if key is not None:
                 self._drop_if_empty(key)
+                self._note_if_lost(key, name[1], before, now)
                 self._told_pod_changed(key, name, self.pods_of(key).get(name[1]))
                 self.mark(key)
+
+    def _note_if_lost(self, key: Key, name: str, before: Pod | None, now: Pod | None) -> None:
+        if now is not None:  # a namespace was opened again
+            self.found(key, name)
+        elif before is not None and "deletionTimestamp" not in before["metadata"]:
+            self._lost.setdefault(key, {})[name] = str(before["metadata"].get("uid") or "")
 
     def _drop_if_empty(self, key: Key) -> None:
         if not self._pods.get(key):
@@ -178,8 +199,14 @@ def owner_of(pod: Pod) -> Mapping[str, Any] | None:
 
 def selector_of(resource: Resource) -> str:
     """Which objects of the kind are ours."""
-    component = {PODS: names.WORKER, LEASES: names.ROUTER_DEMAND}.get(resource)
+    component = _COMPONENTS.get(resource)
     return f"{names.COMPONENT}={component}" if component else ""
+
+
+def is_selected(resource: Resource, item: Mapping[str, Any]) -> bool:
+    """Whether a watch or a list of ours tells of it."""
+    labels = item["metadata"].get("labels") or {}
+    return resource not in _COMPONENTS or labels.get(names.COMPONENT) == _COMPONENTS[resource]
 
 
 def _name(key: Key) -> Name:

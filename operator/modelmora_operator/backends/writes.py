@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from modelmora.kube import names
-from modelmora.kube.api import Kube, Object, Resource
+from modelmora.kube.api import NOT_FOUND, Kube, KubeError, Object, Resource
 
 Counted = Callable[[str, str], None]
 
@@ -28,6 +28,11 @@ class Writes:
         self._counted(resource.kind, "delete")
         return await self._kube.delete(resource, namespace, name, uid=uid)
 
-    async def get(self, resource: Resource, namespace: str, name: str) -> Object:
-        """What stands there now, after a write that met it."""
-        return await self._kube.get(resource, namespace, name)
+    async def get_if_there(self, resource: Resource, namespace: str, name: str) -> Object | None:
+        """What stands there now, read before it is written over."""
+        try:
+            return await self._kube.get(resource, namespace, name)
+        except KubeError as error:
+            if error.status == NOT_FOUND:
+                return None
+            raise

@@ -404,18 +404,36 @@ async def test_a_namespace_that_is_refused_is_left_alone_and_disturbs_no_other(s
     assert scene.lists.readings[DEPLOYMENTS].problem == ""
 
 
-async def test_a_pod_whose_labels_were_taken_away_is_replaced(scene: Scene) -> None:
+@pytest.mark.parametrize("by", ["watch", "list", "a restart"])
+async def test_a_pod_whose_labels_were_taken_away_is_deleted_and_replaced(scene: Scene, by: str) -> None:
     scene.kube.put_deployment(deployment(scaling={"minReplicas": 1}))
     await scene.settle()
     scene.become(NAME, running(), ready=True)
     await scene.settle()
-    edited = scene.kube.of(PODS)[0]
-    edited["metadata"]["labels"] = {}
-    scene.cluster.view.heard(PODS, "DELETED", edited, scene.now)  # so says a watch by labels
-    await scene.reconciler.reconcile(KEY)  # the name is taken
+    edited = scene.kube.change(PODS, NAME, metadata={**scene.kube.of(PODS)[0]["metadata"], "labels": {}})
+    if by == "watch":  # one by labels says that it is gone
+        scene.cluster.view.heard(PODS, "DELETED", edited, scene.now)
+    elif by == "a restart":
+        scene.restart()
+        await scene.sync()
+    else:
+        await scene.sync()
     await scene.reconciler.reconcile(KEY)
-    (old, new) = scene.live()
-    assert (old, new.endswith("-1")) == (NAME, True)
+    assert scene.live() == []
+    scene.kube.gone(PODS, NAME)
+    await scene.reconciler.reconcile(KEY)
+    assert scene.live() == [NAME]
+    assert scene.kube.writes.count(("delete", "Pod", NAME)) == 1
+
+
+async def test_a_pod_that_was_deleted_by_force_is_replaced_at_once(scene: Scene) -> None:
+    scene.kube.put_deployment(deployment(scaling={"minReplicas": 1}))
+    await scene.settle()
+    gone = scene.kube.gone(PODS, NAME)
+    scene.cluster.view.heard(PODS, "DELETED", gone, scene.now)
+    await scene.reconciler.reconcile(KEY)
+    assert scene.live() == [NAME]
+    assert ("delete", "Pod", NAME) not in scene.kube.writes
 
 
 async def test_a_missing_definition_is_told_and_its_objects_go_with_it_after_a_while(scene: Scene) -> None:
