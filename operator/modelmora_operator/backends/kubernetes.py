@@ -78,8 +78,12 @@ class KubernetesCluster:
 
     # -------------------------------------------------------------------------------------------- Cluster
 
-    def changes(self) -> AsyncIterator[Key]:
-        return self.view.changes()
+    async def changes(self) -> AsyncIterator[Key]:
+        await self.view.synced.wait()
+        for key in self.view.known_keys():  # all, before any: a roll that has begun keeps its turn
+            self._take_turns(key)
+        async for key in self.view.changes():
+            yield key
 
     def known_keys(self) -> Collection[Key]:
         return self.view.known_keys()

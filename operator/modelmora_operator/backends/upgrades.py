@@ -36,7 +36,7 @@ class Upgrades:
         else:
             self._old.pop(key, None)
             self._begun.pop(key, None)
-        before, self._turn = self._turn, next_turn(self._begun)
+        before, self._turn = self._turn, next_turn(self._begun, self._turn)
         return self._turn if self._turn != before else None
 
     def _is_old(self, key: Key, deployment: ModelDeployment, one: Pod) -> bool:

@@ -349,6 +349,49 @@ async def test_a_new_default_image_rolls_one_model_after_the_other(scene: Scene)
     assert scene.live() == sorted([NEXT, other, other.replace("-0", "-1")])
 
 
+async def two_of_an_older_image(scene: Scene) -> tuple[Key, str]:
+    """KEY and the answer's serve with the default image of before; the answer is a key and the name of its pod."""
+    second = deployment("second", model={"id": "org/second"})
+    scene.kube.put_deployment(second)
+    wanted = '{"default/minilm": [1, 0, 0], "default/second": [1, 0, 0]}'
+    scene.kube.put(LEASES, lease("router", NOW, wanted))
+    other = Key("default", "second")
+    for key, name in ((KEY, NAME), (other, f"second-{hash_of(second)}-0")):
+        await scene.settle(key)
+        scene.become(name, running(), ready=True)
+    scene.image = "modelmora/worker:2"
+    await restart_with_pods_first(scene)
+    return other, f"second-{hash_of(second)}-0"
+
+
+async def restart_with_pods_first(scene: Scene) -> None:
+    """Another operator, which reads the pods before it knows of any deployment."""
+    scene.restart()
+    for resource in (PODS, DEPLOYMENTS, LEASES):
+        assert await scene.lists.read(resource)
+    scene.cluster.view.synced.set()
+
+
+@pytest.mark.req("REQ-DEPLOY-004")
+async def test_the_turn_does_not_move_while_the_first_new_pod_is_being_made(scene: Scene) -> None:
+    other, _ = await two_of_an_older_image(scene)
+    snapshots = [await scene.cluster.observe(key) for key in (other, KEY)]  # by two workers at once: no pod made yet
+    turns = [snapshot.workers[0].superseded for snapshot in snapshots if snapshot]
+    assert turns == [True, False]
+
+
+@pytest.mark.req("REQ-DEPLOY-004")
+async def test_a_restart_in_the_middle_of_a_roll_goes_on_with_the_same_model(scene: Scene) -> None:
+    other, name = await two_of_an_older_image(scene)
+    await scene.settle(other)
+    assert scene.live() == sorted([NAME, name, name.replace("-0", "-1")])
+    await restart_with_pods_first(scene)
+    await anext(scene.cluster.changes())
+    snapshot = await scene.cluster.observe(KEY)  # looked at first, and it must wait
+    assert snapshot is not None
+    assert not snapshot.workers[0].superseded
+
+
 async def test_events_are_written_once(scene: Scene) -> None:
     await scene.settle()
     for _ in range(2):
@@ -596,10 +639,7 @@ async def test_an_older_image_is_noticed_of_a_deployment_that_is_read_after_its_
     await scene.settle()
     scene.become(NAME, running(), ready=True)
     scene.image = "modelmora/worker:2"
-    scene.restart()
-    for resource in (PODS, DEPLOYMENTS, LEASES):
-        assert await scene.lists.read(resource)
-    scene.cluster.view.synced.set()
+    await restart_with_pods_first(scene)
     await scene.reconciler.reconcile(KEY)
     assert scene.live() == [NAME, NEXT]
 
