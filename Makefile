@@ -8,7 +8,7 @@ PY := $(BIN)/python
 READY := .make/environment
 SOURCES := library operator router worker tests benchmarks examples tools
 
-.PHONY: help serve test test-cluster check format proto crds bench docs wheel images clean
+.PHONY: help serve test test-cluster check format proto crds fuzz bench docs wheel images clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,7 @@ serve: $(READY) ## install, serve a demo model, show a first answer, go on servi
 
 test: $(READY) ## install, pass the tests
 	@tools/install-helm
+	@tools/install-prometheus
 	$(PY) -m pytest tests -m "not cluster" $(ARGS)
 
 # Side by side what disturbs nobody, then one after the other what disturbs everybody.
@@ -43,8 +44,12 @@ proto: $(READY) ## generate library/modelmora/v1 from protos/
 crds: $(READY) ## generate crds/ and the references in docs/ from the code
 	$(PY) tools/generate_crds.py
 	$(PY) tools/generate_settings.py
+	$(PY) tools/generate_metrics.py
 	@tools/install-helm
 	$(PY) tools/generate_install.py
+
+fuzz: $(READY) ## 100,000 requests that are wrong in every way (ARGS="--cases N --seed N")
+	$(PY) -m tools.fuzz $(ARGS)
 
 bench: $(READY) ## run all benchmarks
 	@for file in benchmarks/bench_*.py; do $(PY) "$$file"; done

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 from rich.console import Console
@@ -31,6 +32,15 @@ class Figure:
     holds: bool | None = None
     samples: int = 1
     spread: float = 0.0  # interquartile range, in the same unit
+    goal_is: Literal["at most", "at least"] = "at most"
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A figure that this run does not have, and why."""
+
+    name: str
+    why: str
 
 
 def figure(
@@ -41,11 +51,14 @@ def figure(
     percentile: int = 50,
     baseline: float | None = None,
     at_most: float | None = None,
+    at_least: float | None = None,
 ) -> Figure:
     """A figure from its samples: their median, or another percentile of them."""
     value = quantile(samples, percentile)
-    holds = None if at_most is None else value <= at_most
     spread = quantile(samples, 75) - quantile(samples, 25)
+    if at_least is not None:
+        return Figure(name, value, unit, baseline, at_least, value >= at_least, len(samples), spread, "at least")
+    holds = None if at_most is None else value <= at_most
     return Figure(name, value, unit, baseline, at_most, holds, len(samples), spread)
 
 
@@ -72,10 +85,12 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def publish(name: str, figures: Sequence[Figure]) -> None:
-    """Prints the figures, writes them, and says plainly which goals were missed."""
+def publish(name: str, figures: Sequence[Figure], absent: Sequence[Absent] = ()) -> None:
+    """Prints the figures, writes them, and says plainly which goals were missed and what is not there."""
     RESULTS.mkdir(exist_ok=True)
-    document = {"machine": machine(), "figures": [asdict(each) for each in figures]}
+    document: dict[str, Any] = {"machine": machine(), "figures": [asdict(each) for each in figures]}
+    if absent:
+        document["absent"] = [asdict(each) for each in absent]
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(title=f"{name}: {machine()['cpu']}, {machine()['cores']} cores")
@@ -85,7 +100,9 @@ def publish(name: str, figures: Sequence[Figure]) -> None:
         table.add_row(*_row(each))
     console.print(table)
     missed = [each.name for each in figures if each.holds is False]
-    console.print(f"missed goals: {'; '.join(missed)}" if missed else "every goal was reached")
+    console.print(f"missed goals: {'; '.join(missed)}" if missed else "every goal that was measured was reached")
+    for one in absent:
+        console.print(f"absent: {one.name}: {one.why}", markup=False)
 
 
 def _row(each: Figure) -> list[str]:
@@ -93,5 +110,6 @@ def _row(each: Figure) -> list[str]:
         return "" if number is None else f"{number:.4g} {each.unit}"
 
     holds = {True: "yes", False: "NO", None: ""}[each.holds]
-    goal = "" if each.goal is None else f"≤ {shown(each.goal)}"
+    sign = "≤" if each.goal_is == "at most" else "≥"
+    goal = "" if each.goal is None else f"{sign} {shown(each.goal)}"
     return [each.name, shown(each.value), shown(each.spread), shown(each.baseline), goal, holds, str(each.samples)]

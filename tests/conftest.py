@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import prometheus
 from tests.support.helm import helm, program
 
 __all__ = ["helm"]  # a fixture
@@ -23,6 +24,8 @@ def _lacking() -> Iterator[tuple[str, str]]:
         yield "gpu", "no NVIDIA GPU"
     if program() is None:
         yield "helm", "no helm (tools/install-helm builds one where there is Go)"
+    if prometheus.program() is None or prometheus.program("promtool") is None:
+        yield "prometheus", "no prometheus (tools/install-prometheus unpacks one where there is apt-get)"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings
 from modelmora.cli.settings import ClientSettings, ServeSettings
 from modelmora_operator.cluster_settings import KubernetesOperatorSettings
 from modelmora_operator.settings import OperatorSettings
-from modelmora_router.settings import ClusterSettings, RouterSettings
+from modelmora_router.settings import ClusterSettings, RouterSettings, TracingSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = """# Settings
@@ -23,6 +23,7 @@ PROGRAMS: tuple[tuple[str, tuple[type[BaseSettings], ...]], ...] = (
     ("`modelmora serve`", (ServeSettings, RouterSettings, OperatorSettings)),
     ("The other commands", (ClientSettings,)),
     ("The router in a cluster", (RouterSettings, ClusterSettings)),
+    ("The router's spans, wherever it runs", (TracingSettings,)),
     ("The operator in a cluster", (KubernetesOperatorSettings,)),
 )
 

@@ -1,4 +1,4 @@
-"""Writes what each image installs: the project's dependencies and those of one extra. Runs inside a build.
+"""Writes what each image installs: the project's dependencies and those of its extras. Runs inside a build.
 
 Usage: image_requirements.py PYPROJECT FOLDER
 """
@@ -10,13 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-IMAGES = ("operator", "router", "worker-bare", "worker")
+IMAGES = {
+    "operator": ("operator",),
+    "router": ("router", "tracing"),
+    "worker-bare": ("worker-bare",),
+    "worker": ("worker",),
+}
 _OWN_EXTRA = re.compile(r"modelmora\[([a-z, -]+)\]")
 
 
-def requirements(project: dict[str, Any], extra: str) -> list[str]:
+def requirements(project: dict[str, Any], *extras: str) -> list[str]:
     """Sorted, each once; an extra that names other extras of the project stands for what they need."""
-    return sorted({*project["dependencies"], *_of(project["optional-dependencies"], extra)})
+    known = project["optional-dependencies"]
+    return sorted({*project["dependencies"], *(need for extra in extras for need in _of(known, extra))})
 
 
 def _of(extras: dict[str, list[str]], extra: str) -> Iterator[str]:
@@ -31,8 +37,8 @@ def _of(extras: dict[str, list[str]], extra: str) -> Iterator[str]:
 def main(pyproject: Path, folder: Path) -> None:
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     folder.mkdir(parents=True, exist_ok=True)
-    for image in IMAGES:
-        (folder / f"{image}.txt").write_text("\n".join(requirements(project, image)) + "\n", encoding="utf-8")
+    for image, extras in IMAGES.items():
+        (folder / f"{image}.txt").write_text("\n".join(requirements(project, *extras)) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from modelmora.client import AsyncClient, Client, InferenceResult, Model
+    from modelmora.client import AsyncClient, Client, InferenceRequest, InferenceResult, Model
 
-__all__ = ["AsyncClient", "Client", "InferenceResult", "Model"]
+__all__ = ["AsyncClient", "Client", "InferenceRequest", "InferenceResult", "Model"]
 
 
 def __getattr__(name: str) -> object:

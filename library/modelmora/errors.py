@@ -11,6 +11,8 @@ ModelMoraError
 │   └── RequestCancelled
 ├── UnavailableError          the same request may succeed later
 │   ├── QueueFull
+│   ├── RateLimited           more requests than the model's rateLimit admits
+│   ├── MemoryFull            the router holds as many bytes of requests as it may
 │   ├── ColdStartTimeout
 │   ├── ModelUnhealthy        its last load failed; `reason` says how
 │   ├── ModelSuspended
@@ -146,6 +148,14 @@ class UnavailableError(ModelMoraError):
 
 class QueueFull(UnavailableError):
     """As many requests wait for the model as its queue.maxLength allows."""
+
+
+class RateLimited(UnavailableError):
+    """More requests than the model's rateLimit admits."""
+
+
+class MemoryFull(UnavailableError):
+    """The router holds as many bytes of requests as it may at this priority."""
 
 
 class ColdStartTimeout(UnavailableError):

@@ -1,13 +1,18 @@
-"""Logging, set up once a process: one event a line, on stderr, with the keys model, worker and request_id.
+"""Logging, set up once a process: one event a line, on stderr, with the keys model, worker, request_id and trace_id.
 
-At a terminal lines are for people, elsewhere they are JSON. Logs of libraries pass the same way.
+At a terminal lines are for people, elsewhere they are JSON. Logs of libraries, warnings of Python, and what ends a
+thread or the program pass the same way; a traceback is one field, `exception`.
 """
 
 import logging
 import sys
+import threading
 from enum import StrEnum
+from types import TracebackType
 
 import structlog
+
+_log = structlog.get_logger(__name__)
 
 
 class LogFormat(StrEnum):
@@ -46,6 +51,8 @@ def configure_logging(*, log_format: LogFormat = LogFormat.AUTO, level: str = "I
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+    if not people:
+        sys.excepthook, threading.excepthook, sys.unraisablehook = _ended, _ended_thread, _unraisable
 
 
 def resolved(log_format: LogFormat) -> LogFormat:
@@ -67,3 +74,27 @@ def _rendering(*, people: bool) -> list[structlog.typing.Processor]:
 def _without_logger(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     event.pop("logger", None)
     return event
+
+
+# ------------------------------------------------------------------------------------------------ what nobody caught
+
+
+def _ended(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if isinstance(error, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    _log.critical("program ended by an error", exc_info=(kind, error, trace))
+
+
+def _ended_thread(what: threading.ExceptHookArgs) -> None:
+    if what.exc_value is not None and not isinstance(what.exc_value, SystemExit):
+        _log.error(
+            "thread ended by an error",
+            thread=what.thread.name if what.thread else "",
+            exc_info=(what.exc_type, what.exc_value, what.exc_traceback),
+        )
+
+
+def _unraisable(what: "sys.UnraisableHookArgs") -> None:
+    error = what.exc_value or what.exc_type()
+    _log.error("error in a finalizer", where=repr(what.object), exc_info=(what.exc_type, error, what.exc_traceback))

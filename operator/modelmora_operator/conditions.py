@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from modelmora.spec import Condition, ConditionStatus, ModelDeployment
+from modelmora.spec import Condition, ConditionStatus, ModelDeployment, ModelRoute
 from modelmora_operator.cluster import Failure, ObservedWorker, Phase, Snapshot
 
 READY: Final = "Ready"
@@ -108,10 +108,10 @@ def conditions(facts: Facts, now: float) -> tuple[Condition, ...]:
     return dated(verdicts, facts.deployment, now)
 
 
-def dated(verdicts: Iterable[Verdict], deployment: ModelDeployment, now: float) -> tuple[Condition, ...]:
+def dated(verdicts: Iterable[Verdict], of: ModelDeployment | ModelRoute, now: float) -> tuple[Condition, ...]:
     """The time of a transition moves only when the status does."""
     moment = datetime.fromtimestamp(now, UTC)
-    known = {condition.type: condition for condition in deployment.status.conditions}
+    known = {condition.type: condition for condition in of.status.conditions}
 
     def since(verdict: Verdict) -> datetime:
         before = known.get(verdict.type)
@@ -124,7 +124,7 @@ def dated(verdicts: Iterable[Verdict], deployment: ModelDeployment, now: float) 
             reason=verdict.reason,
             message=verdict.message,
             last_transition_time=since(verdict),
-            observed_generation=deployment.metadata.generation,
+            observed_generation=of.metadata.generation,
         )
         for verdict in verdicts
     )

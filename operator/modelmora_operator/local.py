@@ -12,11 +12,13 @@ from modelmora.errors import InvalidManifest
 from modelmora.spec import ModelDeployment
 from modelmora_operator.backends.forkserver import WarmParent
 from modelmora_operator.backends.launching import FreshLauncher, Launcher, WarmLauncher, WorkerProgram
+from modelmora_operator.backends.local_routes import LocalRoutes
 from modelmora_operator.backends.manifests import ManifestStore
 from modelmora_operator.backends.processes import ProcessCluster
 from modelmora_operator.backends.state_folder import StateFolder
 from modelmora_operator.backends.worker_process import WorkerOptions
 from modelmora_operator.controller import Controller
+from modelmora_operator.metrics import Metrics
 from modelmora_operator.reconcile import Reconciler
 from modelmora_operator.settings import OperatorSettings
 from modelmora_operator.workqueue import WorkQueue
@@ -33,6 +35,7 @@ async def run(  # noqa: PLR0913 - the wiring of a program
     deployments: Iterable[ModelDeployment] = (),
     program: WorkerProgram | None = None,
     worker_options: Mapping[str, str] | None = None,
+    metrics: Metrics | None = None,
     ready: asyncio.Event | None = None,
     stop: asyncio.Event | None = None,
 ) -> None:
@@ -40,7 +43,7 @@ async def run(  # noqa: PLR0913 - the wiring of a program
 
     `ready` is set once the deployments stand in `control`. Cancelled, it kills its workers instead of draining them.
     `environment` is that of this program: for ${VAR} in manifests, and for workers that are started from nothing.
-    `worker_options` are further settings of the workers, by their names there.
+    `worker_options` are further settings of the workers, by their names there. `metrics` counts what is done.
 
     Raises:
         AlreadyRunning: another server uses the state directory.
@@ -54,10 +57,20 @@ async def run(  # noqa: PLR0913 - the wiring of a program
         launcher = _launcher(settings, program or WorkerProgram(), environment, folder)
         options = WorkerOptions(settings.cache_dir, settings.drain_timeout_s, worker_options or {})
         cluster = ProcessCluster(control, folder=folder, launcher=launcher, options=options)
-        cluster.replace_deployments(store.deployments)
+        routes = LocalRoutes(control)
+        _take(store, cluster, routes)
         try:
             async with cluster.running():
-                await _operate(settings, cluster, store, launcher, ready or asyncio.Event(), stop or asyncio.Event())
+                await _operate(
+                    settings,
+                    cluster,
+                    routes,
+                    store,
+                    launcher,
+                    metrics or Metrics(),
+                    ready or asyncio.Event(),
+                    stop or asyncio.Event(),
+                )
         finally:
             await launcher.close()
 
@@ -65,18 +78,22 @@ async def run(  # noqa: PLR0913 - the wiring of a program
 async def _operate(
     settings: OperatorSettings,
     cluster: ProcessCluster,
+    routes: LocalRoutes,
     store: ManifestStore,
     launcher: Launcher,
+    metrics: Metrics,
     ready: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
     queue: WorkQueue[Key] = WorkQueue(concurrency=settings.reconcile_concurrency)
     reconciler = Reconciler(cluster, settings.policy)
-    controller = Controller(cluster, reconciler.reconcile, queue, resync_s=settings.resync_s)
+    metrics.look_at(queue.statistics, cluster.phases)
+    controller = Controller(cluster, metrics.timed(reconciler.reconcile), queue, resync_s=settings.resync_s)
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(controller.run(), name="operator-controller"),
-            tasks.create_task(_follow_files(store, cluster, settings.rescan_s), name="operator-manifests"),
+            tasks.create_task(_follow_files(store, cluster, routes, settings.rescan_s), name="operator-manifests"),
+            tasks.create_task(routes.run(), name="operator-routes"),
             tasks.create_task(_warm_up(launcher), name="operator-warm-up"),
         ]
         ready.set()
@@ -101,9 +118,15 @@ async def _warm_up(launcher: Launcher) -> None:
         await launcher.warm_up()
 
 
-async def _follow_files(store: ManifestStore, cluster: ProcessCluster, rescan_s: float) -> None:
+async def _follow_files(store: ManifestStore, cluster: ProcessCluster, routes: LocalRoutes, rescan_s: float) -> None:
     async for _ in store.changes(rescan_s=rescan_s):
-        cluster.replace_deployments(store.deployments)
+        _take(store, cluster, routes)
+
+
+def _take(store: ManifestStore, cluster: ProcessCluster, routes: LocalRoutes) -> None:
+    """Both in one step: a route may name a deployment of the same edit."""
+    cluster.replace_deployments(store.deployments)
+    routes.replace(store.routes)
 
 
 def _refuse_if_nothing_is_good(store: ManifestStore) -> None:

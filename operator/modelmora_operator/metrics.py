@@ -20,23 +20,23 @@ class Metrics:
     """One registry of its own."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._writes = Counter(
             "modelmora_operator_api_writes",
             "Writes to the Kubernetes API.",
             ("kind", "verb"),
-            registry=self._registry,
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "modelmora_operator_reconcile_duration_seconds",
             "How long one reconcile took.",
             buckets=_BUCKETS,
-            registry=self._registry,
+            registry=self.registry,
         )
 
     def look_at(self, queue: Callable[[], Statistics], phases: Callable[[], Iterable[Phase]]) -> None:
         """Once: the queue and the workers, when somebody asks for the numbers."""
-        self._registry.register(_Looked(queue, phases))
+        self.registry.register(_Looked(queue, phases))
 
     def count_write(self, kind: str, verb: str) -> None:
         self._writes.labels(kind, verb).inc()
@@ -55,7 +55,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """In Prometheus' format."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
 
 class _Looked(Collector):

@@ -20,6 +20,7 @@ from modelmora_operator.backends.announcements import Announcements
 from modelmora_operator.backends.kubernetes import KubernetesCluster
 from modelmora_operator.backends.lists import Lists, Places
 from modelmora_operator.backends.pods import PodOptions
+from modelmora_operator.backends.routes import RouteStatuses
 from modelmora_operator.backends.watches import Watched, Watches, credentials_of, quiet_kopf
 from modelmora_operator.backends.writes import Writes
 from modelmora_operator.backoff import Backoff
@@ -79,6 +80,7 @@ class Program:
         writes = Writes(kube, self.metrics.count_write)
         self._announcements = Announcements(writes)
         self.cluster = KubernetesCluster(writes, options_of(settings), announcements=self._announcements)
+        self.routes = RouteStatuses(kube, writes, self.cluster.view, settings.namespaces)
         self.metrics.look_at(self.queue.statistics, self.cluster.phases)
         self.lists = Lists(
             kube,
@@ -104,6 +106,7 @@ class Program:
             tasks.create_task(self._watch_models(), name="watches of models")
             tasks.create_task(self._watches["leases"].run(), name="watches of leases")
             tasks.create_task(controller.run(), name="controller")
+            tasks.create_task(self.routes.run(), name="routes")
             await self.cluster.view.synced.wait()
             log.info("operator works", deployments=len(self.cluster.view.deployments), pods=len(self.cluster.view.pods))
 

@@ -4,8 +4,8 @@ Only what is cheap to see is looked at here; whether a tensor's bytes fit its sh
 """
 
 import math
+import random
 import re
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +20,7 @@ MAX_INPUTS: Final = 64
 MAX_PARAMETER_BYTES: Final = 64 * 1024  # they are settings; each costs time to read, here and in the worker
 MAX_PARAMETER_DEPTH: Final = 16
 
-_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+_REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")  # names of clients too
 _INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -33,8 +33,10 @@ class Limits:
     max_items: int
 
 
-def check_input(values: Mapping[str, Value], limits: Limits) -> None:
+def check_input(values: Mapping[str, Value], limits: Limits, *, size_bytes: int) -> None:
     """Refuses an input without values, a value without items, and too much of either.
+
+    `size_bytes`: of the whole request. No text in it has more characters, so that those of small ones are not counted.
 
     Raises:
         InvalidRequest: something is missing.
@@ -58,15 +60,14 @@ def check_input(values: Mapping[str, Value], limits: Limits) -> None:
                 remedy="use up to 64 letters, digits, '_', '-' and '.', beginning with a letter or '_'",
             )
         _check_value(value, field=f"input.{name}", limits=limits)
+        if size_bytes > limits.max_text_chars and value.WhichOneof("kind") == "text":
+            _check_texts(value, field=f"input.{name}", limits=limits)
 
 
 def _check_value(value: Value, *, field: str, limits: Limits) -> None:
     match value.WhichOneof("kind"):
         case "text":
             _check_count(len(value.text.items), field=field, limits=limits)
-            # The size in bytes is at least the number of characters and costs nothing to ask for.
-            if value.ByteSize() > limits.max_text_chars:
-                _check_texts(value, field=field, limits=limits)
         case "images":
             _check_count(len(value.images.items), field=field, limits=limits)
         case None:
@@ -160,7 +161,7 @@ def request_id(given: str) -> str:
         InvalidRequest: a name that would not fit on one line of a log.
     """
     if not given:
-        return uuid.uuid4().hex
+        return f"{random.getrandbits(128):032x}"
     if not is_request_id(given):
         raise InvalidRequest(
             "the request id is too long or has characters that are not visible ASCII",
@@ -173,6 +174,35 @@ def request_id(given: str) -> str:
 def is_request_id(given: str) -> bool:
     """Whether it would fit on one line of a log."""
     return _REQUEST_ID.fullmatch(given) is not None
+
+
+def client(given: str, address: str) -> str:
+    """Whose requests are counted together: the name that the caller gives itself, else where it calls from.
+
+    Raises:
+        InvalidRequest: a name that would not fit on one line of a log.
+    """
+    if given and not _REQUEST_ID.fullmatch(given):
+        raise InvalidRequest(
+            "the name of the client is too long or has characters that are not visible ASCII",
+            field="modelmora-client",
+            remedy="use 1 to 128 visible ASCII characters without spaces, or leave it out",
+        )
+    return given or address
+
+
+def idempotent(given: str) -> bool:
+    """Whether the request may be sent to another worker when the first was lost with it. Empty: it may.
+
+    Raises:
+        InvalidRequest: neither true nor false.
+    """
+    word = given.lower()
+    if word not in {"", "true", "false"}:
+        raise InvalidRequest(
+            f"modelmora-idempotent is {given[:80]!a}", field="modelmora-idempotent", remedy="use true or false"
+        )
+    return word != "false"
 
 
 def namespace(given: str, default: str) -> str:

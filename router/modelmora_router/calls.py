@@ -5,7 +5,7 @@ Times named `…_at` and `deadline` are readings of the monotonic clock, in seco
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from google.protobuf.struct_pb2 import Struct
 
@@ -26,6 +26,11 @@ class InferenceCall:
     deadline: float | None  # the end of the caller's own patience
     request_id: str
     received_at: float
+    size_bytes: int = 0  # on the wire
+    client: str = ""  # whose requests are counted together, for rate limits
+    headers: Mapping[str, str] = field(default_factory=dict)  # or metadata; names in lower case
+    traceparent: str = ""  # of the caller or, without one, of the router; W3C trace context
+    idempotent: bool = True  # may be sent to another worker when the first was lost with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,3 +44,5 @@ class Answer:
     inference_ms: float
     total_ms: float
     request_id: str
+    deployment: str = ""  # which of several that answer for the model
+    batch_size: int = 1

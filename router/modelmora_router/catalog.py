@@ -1,20 +1,23 @@
 """Which deployment a request is for. Built from one snapshot, asked for each request, no I/O.
 
-A bare id goes to the highest version that has once passed its test inference and is not suspended; failing that, to the
-highest that is not suspended; failing that, to the highest. Of two deployments of the same model and version the older
-one serves. Namespaces never mix.
+A bare id goes where its ModelRoute says. Without one it goes to the highest version that has once passed its test
+inference and is not suspended; failing that, to the highest that is not suspended; failing that, to the highest. Of two
+deployments of the same model and version the older one serves, of two routes of the same id the older one counts.
+Namespaces never mix.
 """
 
 import base64
 import difflib
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from modelmora.control import Deployments, Key
+from modelmora.control import Deployments, Key, Routes
 from modelmora.errors import InvalidRequest, ModelNotFound
-from modelmora.spec import ModelDeployment, ModelRef, version_order
+from modelmora.spec import ModelDeployment, ModelRef, ModelRoute, version_order
 from modelmora.spec.identity import VersionOrder
+from modelmora.spec.route_effect import duplicates_of, effect, oldest
+from modelmora_router.routes import RouteTable
 
 _MAX_SIMILAR = 3
 _MAX_COMPARED = 100
@@ -23,17 +26,21 @@ DEFAULT_PAGE = 100
 
 
 class Catalog:
-    """The deployments of one moment, found by what clients ask for."""
+    """The deployments of one moment, found by what clients ask for. Routes take their turns on from `before`."""
 
-    def __init__(self, deployments: Deployments) -> None:
+    def __init__(self, deployments: Deployments, routes: Routes | None = None, before: "Catalog | None" = None) -> None:
         self._versions: dict[tuple[str, str], dict[str, ModelDeployment]] = {}
         for deployment in sorted(deployments.values(), key=_age):
             versions = self._versions.setdefault((deployment.metadata.namespace, deployment.model_id), {})
             versions.setdefault(deployment.version, deployment)
+        self.routes: Mapping[tuple[str, str], RouteTable] = {}
+        if routes:
+            self.routes = _tables(routes, deployments, before.routes if before else {})
         self._chosen = {identity: chosen(versions.values()) for identity, versions in self._versions.items()}
+        self._chosen |= {identity: main for identity, table in self.routes.items() if (main := table.main)}
 
     def resolve(self, namespace: str, ref: ModelRef) -> ModelDeployment:
-        """The deployment that serves what a client asks for.
+        """The deployment that serves what a client asks for; where a route splits it, the one with the largest share.
 
         Raises:
             ModelNotFound: there is none; the remedy names the nearest that there are.
@@ -43,6 +50,10 @@ class Catalog:
         if found is None:
             raise self._not_found(namespace, ref)
         return found
+
+    def route(self, namespace: str, ref: ModelRef) -> RouteTable | None:
+        """The route that splits what a client asks for, if there is one; who asks for a version gets that."""
+        return self.routes.get((namespace, ref.model_id)) if ref.version is None else None
 
     def listed(self, namespace: str, task: str = "") -> list[ModelDeployment]:
         """Every deployment that serves in the namespace, by id and version."""
@@ -80,6 +91,27 @@ class Catalog:
             field="modelId",
             remedy=_did_you_mean(ref.model_id, alike),
         )
+
+
+def _tables(
+    routes: Routes, deployments: Deployments, before: Mapping[tuple[str, str], RouteTable]
+) -> dict[tuple[str, str], RouteTable]:
+    """By namespace and model id."""
+    rivals: dict[tuple[str, str], list[ModelRoute]] = {}
+    for route in routes.values():
+        rivals.setdefault((route.metadata.namespace, route.spec.model_id), []).append(route)
+    near = {namespace: _named(deployments, namespace) for namespace, _ in rivals}
+    younger = {namespace: duplicates_of(named.values()) for namespace, named in near.items()}
+    return {
+        (namespace, model_id): RouteTable(
+            effect(oldest(same), near[namespace], younger[namespace]), before.get((namespace, model_id))
+        )
+        for (namespace, model_id), same in rivals.items()
+    }
+
+
+def _named(deployments: Deployments, namespace: str) -> dict[str, ModelDeployment]:
+    return {key.name: deployment for key, deployment in deployments.items() if key.namespace == namespace}
 
 
 def key_of(deployment: ModelDeployment) -> Key:

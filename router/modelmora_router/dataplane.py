@@ -1,6 +1,7 @@
 """The router without its protocols: what the edges ask of it, each in one call.
 
-A request is checked, resolved to a deployment, which is wanted from then on, and goes through the lane of it.
+A request is checked, resolved to a deployment, which is wanted from then on, passes its rate limit, finds room for its
+bytes, and goes through the lane of the deployment. Whatever becomes of it is logged and counted here.
 """
 
 import asyncio
@@ -13,20 +14,19 @@ from datetime import UTC, datetime
 import structlog
 
 from modelmora.control import Control
-from modelmora.errors import (
-    DeadlineExceeded,
-    ModelBusy,
-    ModelMoraError,
-    ServerError,
-    ServerUnavailable,
-    WorkerUnavailable,
-)
-from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState
+from modelmora.errors import DeadlineExceeded, ModelBusy, ModelMoraError, ServerUnavailable
+from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState, Priority
 from modelmora_router import admission
 from modelmora_router.calls import Answer, InferenceCall
-from modelmora_router.catalog import page
+from modelmora_router.catalog import key_of, page
 from modelmora_router.fleet import Fleet
+from modelmora_router.held_bytes import HeldBytes, Holding
+from modelmora_router.metrics import Meters, ModelMeters
+from modelmora_router.mirroring import Mirroring
+from modelmora_router.outcomes import Outcomes
+from modelmora_router.rate_limits import RateLimits, rate_limited
 from modelmora_router.settings import RouterSettings
+from modelmora_router.spans import SpanSink
 from modelmora_router.tickets import LaneStatistics
 
 log = structlog.get_logger(__name__)
@@ -57,10 +57,16 @@ class SystemView:
 class DataPlane:
     """Holds, orders and forwards requests."""
 
-    def __init__(self, settings: RouterSettings, control: Control) -> None:
+    def __init__(self, settings: RouterSettings, control: Control, spans: SpanSink | None = None) -> None:
         self._settings = settings
         self._limits = admission.Limits(max_text_chars=settings.max_text_chars, max_items=settings.max_items)
-        self._fleet = Fleet(settings, control)
+        self.meters = Meters()
+        self._outcomes = Outcomes(self.meters, spans, slow_s=settings.slow_request_s)
+        self._rates = RateLimits(max_clients=settings.max_rate_limited_clients)
+        self._held = HeldBytes(settings.max_held_bytes, retry_after_s=settings.retry_after_s)
+        self._mirroring = Mirroring(self._held, limit=settings.max_copies)
+        self._fleet = Fleet(settings, control, self.meters)
+        self.meters.follow(self._fleet.lanes, self._deployments, lambda: self._held.held)
         self._draining = False
         self._started_at = datetime.now(UTC)
         self._version = importlib.metadata.version("modelmora")
@@ -78,17 +84,36 @@ class DataPlane:
         Raises:
             ModelMoraError: why there is none; it names the model and the request.
         """
+        self._outcomes.received(call)
+        meters: ModelMeters | None = None
         try:
             self._refuse_unless_ready()
-            admission.check_timeout(call.timeout_s)
-            admission.check_parameters(call.parameters)
-            admission.check_input(call.input, self._limits)
-            answer = await self._fleet.use(call.namespace, call.ref).infer(call)
+            self._check(call)
+            lane = self._fleet.use(call)
+            meters = self.meters.of(lane.deployment)
+            self._refuse_too_frequent(lane.deployment, call)
+            with self._room(lane.deployment, call):
+                self._copy(call)
+                answer = await lane.infer(call)
         except ModelMoraError as error:
-            self._log_failed(call, error)
+            self._outcomes.failed(call, error, meters)
             raise error.located(model_id=call.ref.model_id, request_id=call.request_id) from error.__cause__
-        self._log_completed(answer)
+        except asyncio.CancelledError:
+            self._outcomes.withdrawn(call, meters)
+            raise
+        self._outcomes.completed(call, answer, meters)
         return answer
+
+    def reading(self, size: int) -> Holding:
+        """Room for a request that is read and whose priority is not known yet: a `with` block.
+
+        Entering the block raises MemoryFull if there is none.
+        """
+        return self._held.hold(size, Priority.CRITICAL)
+
+    def refused(self, error: ModelMoraError) -> None:
+        """Counts an inference that an edge refused before it became a call."""
+        self.meters.refused(error.code)
 
     def models(self, namespace: str, *, task: str, size: int, token: str) -> tuple[list[ModelView], str]:
         """A page of the namespace's models, and the token of the next.
@@ -116,7 +141,7 @@ class DataPlane:
             ModelNotFound, ModelSuspended, ModelUnhealthy, ColdStartTimeout: it will not, or not in time.
         """
         self._refuse_unless_ready()
-        lane = self._fleet.use(namespace, ref)
+        lane = self._fleet.wake(namespace, ref)
         await self._fleet.try_again(lane.deployment, within_s=self._settings.report_s)
         await lane.until_serving()
         return self._view(await self._reported(lane.deployment, lambda status: status.ready_replicas > 0))
@@ -196,20 +221,31 @@ class DataPlane:
                 retry_after_s=self._settings.retry_after_s,
             )
 
-    def _log_failed(self, call: InferenceCall, error: ModelMoraError) -> None:
-        # What callers do wrong, and refusals under load, come in floods: they are not news.
-        tell = log.warning if isinstance(error, ServerError | WorkerUnavailable) else log.debug
-        tell("request failed", model=call.ref.model_id, request_id=call.request_id, code=error.code, why=error.message)
+    # ------------------------------------------------------------------------------------------------ the door
 
-    def _log_completed(self, answer: Answer) -> None:
-        if answer.total_ms > self._settings.slow_request_s * 1e3:
-            log.warning(
-                "request was slow",
-                model=answer.model_id,
-                request_id=answer.request_id,
-                queue_ms=round(answer.queue_ms),
-                inference_ms=round(answer.inference_ms),
-            )
+    def _check(self, call: InferenceCall) -> None:
+        admission.check_timeout(call.timeout_s)
+        admission.check_parameters(call.parameters)
+        admission.check_input(call.input, self._limits, size_bytes=call.size_bytes)
+
+    def _refuse_too_frequent(self, deployment: ModelDeployment, call: InferenceCall) -> None:
+        limit = deployment.spec.rate_limit
+        if limit is None or deployment.spec.suspend:  # what is suspended is refused for that, by its lane
+            return
+        if wait_s := self._rates.take(key_of(deployment), call.client, limit, time.monotonic()):
+            raise rate_limited(deployment.model_id, limit, wait_s=wait_s)
+
+    def _room(self, deployment: ModelDeployment, call: InferenceCall) -> Holding:
+        default = Priority[deployment.spec.queue.default_priority]
+        return self._held.hold(call.size_bytes, call.priority or default)
+
+    def _copy(self, call: InferenceCall) -> None:
+        """To the mirror of its route, once it has passed the door; nobody waits for what comes of it."""
+        if mirror := self._fleet.mirror(call):
+            self._mirroring.copy(call, mirror)
+
+    def _deployments(self) -> list[ModelDeployment]:
+        return self._fleet.catalog.everywhere()
 
     def _view(self, deployment: ModelDeployment) -> ModelView:
         return ModelView(deployment, self._fleet.statistics(deployment))
@@ -228,6 +264,7 @@ class DataPlane:
         """Takes nothing new, and returns when nothing is left or the drain time is over."""
         self._draining = True
         started = time.monotonic()
+        self._mirroring.close()
         log.info("draining", models=sum(lane.busy for lane in self._fleet.lanes()))
         try:
             async with asyncio.timeout(self._settings.drain_timeout_s):

@@ -22,6 +22,7 @@ log = structlog.get_logger(__name__)
 _AVERAGED_OVER_S: Final = 5.0
 _LOAD_MOVED: Final = 0.2  # share of what was published
 _USE_MOVED_S: Final = 10.0
+_USED_JUST_NOW_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,12 @@ class DemandTracker:
 
     def touch(self, key: Key) -> None:
         """Someone uses the model now; wakes it if it was not wanted."""
-        use = self._uses.get(key)
+        use, now = self._uses.get(key), self._now()
         if use is None:
             self._urgent.set()
-        self._uses[key] = replace(use, used_at=self._now()) if use else Use(self._now())
+            self._uses[key] = Use(now)
+        elif now - use.used_at > _USED_JUST_NOW_S:  # each request comes by here
+            self._uses[key] = replace(use, used_at=now)
 
     def ask_load(self, key: Key) -> None:
         """Someone wants the model loaded now, whatever became of the last attempt."""

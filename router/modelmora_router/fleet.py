@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from modelmora.control import Control, Deployments, Key, Worker, Workers
+from modelmora.control import Control, Deployments, Key, Routes, Worker, Workers
 from modelmora.errors import ModelNotFound
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState
+from modelmora_router.calls import InferenceCall
 from modelmora_router.catalog import Catalog, key_of
 from modelmora_router.demand import DemandTracker, Sample
 from modelmora_router.lane import Lane
+from modelmora_router.metrics import Meters
 from modelmora_router.replicas import Replica
 from modelmora_router.settings import RouterSettings
 from modelmora_router.tickets import UNUSED, LaneStatistics
@@ -27,18 +29,20 @@ _RESTART_S = 1.0
 class Fleet:
     """Owns the lanes and the replicas."""
 
-    def __init__(self, settings: RouterSettings, control: Control) -> None:
+    def __init__(self, settings: RouterSettings, control: Control, meters: Meters) -> None:
         self._settings = settings
         self._control = control
+        self._meters = meters
         self._catalog = Catalog({})
         self._deployments: Deployments = {}
+        self._routes: Routes = {}
         self._workers: Workers = {}
         self._changed = asyncio.Event()
         self._lanes: dict[Key, _Tended] = {}
         self._replicas: dict[str, Replica] = {}
         self._demand = DemandTracker(control, self._sample, interval_s=settings.demand_interval_s)
         self._group = asyncio.TaskGroup()
-        self._heard = {"deployments": asyncio.Event(), "workers": asyncio.Event()}
+        self._heard = {"deployments": asyncio.Event(), "routes": asyncio.Event(), "workers": asyncio.Event()}
 
     @property
     def catalog(self) -> Catalog:
@@ -57,18 +61,33 @@ class Fleet:
         """Those that there are now."""
         return [tended.lane for tended in self._lanes.values()]
 
-    def use(self, namespace: str, ref: ModelRef) -> Lane:
-        """The lane of what a client asks for, whose model is wanted from now on.
+    def use(self, call: InferenceCall) -> Lane:
+        """The lane of the deployment that is to answer a call, which is wanted from now on.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            ModelUnhealthy: its route names none that can answer.
+        """
+        route = self._catalog.route(call.namespace, call.ref)
+        if route is None:
+            return self.wake(call.namespace, call.ref)
+        for key in route.wanted:
+            self._demand.touch(key)
+        return self._used(route.pick(call.headers))
+
+    def wake(self, namespace: str, ref: ModelRef) -> Lane:
+        """The lane of the deployment that stands for what is asked for, which is wanted from now on.
 
         Raises:
             ModelNotFound: there is no such model.
         """
-        deployment = self._catalog.resolve(namespace, ref)
-        key = key_of(deployment)
-        # A refused request counts as demand too: it is what a failed model is tried again for.
-        if not deployment.spec.suspend:
-            self._demand.touch(key)
-        return self._lane(key, deployment)
+        return self._used(self._catalog.resolve(namespace, ref))
+
+    def mirror(self, call: InferenceCall) -> Lane | None:
+        """The lane to which a copy of this call goes, if one does; to be asked once a call."""
+        route = self._catalog.route(call.namespace, call.ref)
+        deployment = route.copy_to() if route else None
+        return self._lane(key_of(deployment), deployment) if deployment else None
 
     async def try_again(self, deployment: ModelDeployment, *, within_s: float) -> None:
         """If the model's last load failed: asks for another, and returns once it is under way, or after that time."""
@@ -117,11 +136,12 @@ class Fleet:
         """Follows the control until cancelled."""
         async with self._group as group:
             group.create_task(self._follow_deployments(), name="deployments")
+            group.create_task(self._follow_routes(), name="routes")
             group.create_task(self._follow_workers(), name="workers")
             group.create_task(self._publish_demand(), name="demand")
 
     async def until_ready(self) -> None:
-        """Returns once deployments and workers are known, and the running ones are said to be wanted."""
+        """Returns once deployments, routes and workers are known, and the running ones are said to be wanted."""
         await self._until_heard()
         await self._demand.said.wait()
 
@@ -131,10 +151,17 @@ class Fleet:
 
     # ------------------------------------------------------------------------------------------------ lanes
 
+    def _used(self, deployment: ModelDeployment) -> Lane:
+        key = key_of(deployment)
+        # A refused request counts as demand too: it is what a failed model is tried again for.
+        if not deployment.spec.suspend:
+            self._demand.touch(key)
+        return self._lane(key, deployment)
+
     def _lane(self, key: Key, deployment: ModelDeployment) -> Lane:
         tended = self._lanes.get(key)
         if tended is None:
-            lane = Lane(deployment, self._settings)
+            lane = Lane(deployment, self._settings, self._meters.of(deployment))
             task = self._group.create_task(lane.run(), name=f"lane of {key}")
             tended = self._lanes[key] = _Tended(lane, task)
         return tended.lane
@@ -155,7 +182,7 @@ class Fleet:
 
     def _take_deployments(self, deployments: Deployments) -> None:
         self._deployments = deployments
-        self._catalog = Catalog(deployments)
+        self._catalog = Catalog(deployments, self._routes, self._catalog)
         for key in list(self._lanes):
             before, now = self._lanes[key].lane.deployment, deployments.get(key)
             # Deleted, or deleted and made again under its name between two looks: what waits was not meant for that.
@@ -165,8 +192,16 @@ class Fleet:
                 self._lanes[key].lane.update(now)
         self._take_workers(self._workers)  # those that were listed before their deployment
 
+    async def _follow_routes(self) -> None:
+        async for routes in self._control.watch_routes():
+            self._routes = routes
+            self._catalog = Catalog(self._deployments, routes, self._catalog)
+            self._heard["routes"].set()
+            self._announce()
+
     def _close_lane(self, key: Key) -> None:
         lane, task = (tended := self._lanes.pop(key)).lane, tended.task
+        self._meters.forget(lane.deployment)
         self._demand.forget(key)
         for worker_id in [worker_id for worker_id, worker in self._workers.items() if worker.key == key]:
             if replica := self._replicas.pop(worker_id, None):

@@ -1,53 +1,84 @@
 """One model's lane: every request for it passes here, and one task owns it.
 
-A request enters as a ticket. It waits in the queue until a replica has room, goes out as an entry, and comes back as a
-result that settles the ticket. Whatever happens to it (an answer, a failure, its time is over, its caller left, the
-model cannot be loaded) settles the ticket exactly once, and a settled ticket is nowhere in the lane any more.
+A request enters as a ticket. It waits in the queue until a replica has room, goes out in a batch, and comes back as a
+result that settles the ticket. Whatever happens to it (an answer, a failure, its time is over, its caller left, a more
+urgent one took its place, the model cannot be loaded) settles the ticket exactly once, and a settled ticket is nowhere
+in the lane any more.
 
 Submitting, results and changes only change the state and wake the task; the task expires and dispatches. So everything
 that arrived in one turn of the event loop is ordered before anything is sent.
 """
 
 import asyncio
+import math
+import random
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final
 
 import structlog
 
-from modelmora.errors import InferenceFailed, InternalError, ModelMoraError, ServerUnavailable, WorkerUnavailable
+from modelmora.errors import (
+    InferenceFailed,
+    InternalError,
+    ModelMoraError,
+    QueueFull,
+    ServerUnavailable,
+    WorkerUnavailable,
+)
+from modelmora.scheduling import Arrivals, BatchLimits, PriorityQueue, form, wait_s
 from modelmora.spec import ModelDeployment
 from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc
 from modelmora_router import refusals
+from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall
-from modelmora_router.queueing import Deadlines, PriorityQueue
-from modelmora_router.replicas import CAPACITY, Replica, least_outstanding
+from modelmora_router.deadlines import Deadlines
+from modelmora_router.lane_log import LaneLog
+from modelmora_router.metrics import ModelMeters
+from modelmora_router.replica_set import ReplicaSet
+from modelmora_router.replicas import Replica
+from modelmora_router.retries import Retrying, given_back_too_often, later
 from modelmora_router.settings import RouterSettings
 from modelmora_router.tickets import LaneStatistics, Ticket, ticket_for
 
 log = structlog.get_logger(__name__)
 
-_MAX_SENDS = 3  # an entry that workers gave back unworked so often is not sent again
+_TURNS: Final = 8
 
 
 class Lane:
     """The lane of one deployment."""
 
     def __init__(
-        self, deployment: ModelDeployment, settings: RouterSettings, *, now: Callable[[], float] = time.monotonic
+        self,
+        deployment: ModelDeployment,
+        settings: RouterSettings,
+        meters: ModelMeters,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._deployment = deployment
         self._settings = settings
+        self._meters = meters
         self._now = now
-        self._queue: PriorityQueue[Ticket] = PriorityQueue()
+        self._limits = self._limits_of(deployment)
+        self._queue: PriorityQueue[Ticket] = PriorityQueue(ageing_s=settings.ageing_s or math.inf)
         self._tickets: dict[int, Ticket] = {}  # all of them, waiting and running
         self._deadlines = Deadlines()
-        self._replicas: dict[str, Replica] = {}
+        self._retrying = Retrying(chance)
+        self._arrivals = Arrivals()
+        self._replicas = ReplicaSet()
+        self._serving = 0
         self._awake = False
         self._closed: ModelMoraError | None = None
         self._waiting_for_load = 0
         self._last_id = 0
         self._last_used_at: float | None = None
+        self._log = LaneLog()
+        self._look_at = math.inf  # when the next batch may be due by time alone
         self._wake = asyncio.Event()
         self._state_changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -63,13 +94,19 @@ class Lane:
         return bool(self._tickets)
 
     def statistics(self) -> LaneStatistics:
+        waiting = len(self._queue) + len(self._retrying)
         return LaneStatistics(
-            queued=len(self._queue),
-            running=len(self._tickets) - len(self._queue),
+            queued=waiting,
+            running=len(self._tickets) - waiting,
             waiting_for_load=self._waiting_for_load,
-            serving=sum(replica.available for replica in self._replicas.values()),
+            serving=self._replicas.serving,
             last_used_at=self._last_used_at,
+            queued_by_priority=self._queue.lengths(),
+            breakers=self._replicas.breakers(self._now()),
         )
+
+    def _limits_of(self, deployment: ModelDeployment) -> BatchLimits:
+        return BatchLimits.of(deployment.spec.batching, max_bytes=self._settings.max_request_bytes)
 
     # ------------------------------------------------------------------------------------------------ for callers
 
@@ -113,19 +150,33 @@ class Lane:
     def _admit(self, call: InferenceCall) -> Ticket:
         self._used()
         self._refuse()
-        surplus = len(self._queue) - self._deployment.spec.queue.max_length
-        if surplus >= 0 and surplus >= self._free_places():
-            raise refusals.queue_full(self._deployment)
         ticket = self._ticket(call)
+        self._make_place(ticket)
         self._tickets[ticket.entry_id] = ticket
-        self._queue.push(ticket.entry_id, ticket, ticket.priority)
+        self._queue.push(ticket)
         self._deadlines.set(ticket.entry_id, ticket.clock.ends_at)
+        self._arrivals.note(call.received_at)
+        self._retrying.earned()
+        self._log.queued(self._deployment.model_id, ticket)
         self._wake.set()
         return ticket
 
     def _ticket(self, call: InferenceCall) -> Ticket:
         self._last_id += 1
-        return ticket_for(call, self._deployment.spec.queue, entry_id=self._last_id, awake=self._awake)
+        return ticket_for(call, self._deployment, entry_id=self._last_id, awake=self._awake)
+
+    def _make_place(self, ticket: Ticket) -> None:
+        """In a queue that is full, a more urgent request takes the place of the newest of the least urgent."""
+        waiting, most = len(self._queue), self._deployment.spec.queue.max_length
+        self._log.filling(self._deployment.model_id, waiting, most, ticket.arrived_at)
+        if waiting < most or waiting - most < self._replicas.free_batches * self._limits.max_size:
+            return
+        victim = self._queue.pop_last(less_urgent_than=ticket.priority)
+        if victim is None:
+            self._meters.shed("QueueFull")
+            raise refusals.queue_full(self._deployment)
+        self._meters.shed("Displaced")
+        self._fail(victim, refusals.displaced(self._deployment))
 
     def _used(self) -> None:
         self._last_used_at = time.time()
@@ -138,29 +189,30 @@ class Lane:
         """A new one each time: its traceback is the request's own, and the time to wait goes down."""
         if self._closed:
             return self._closed.located()
-        return refusals.refusal(
+        refusal = refusals.refusal(
             self._deployment, serving=self._awake, now=time.time(), retry_after_s=self._settings.retry_after_s
         )
-
-    def _free_places(self) -> int:
-        return sum(CAPACITY - replica.outstanding for replica in self._replicas.values() if replica.has_room)
+        silent_s = self._replicas.silent_s(self._now())
+        if refusal or silent_s is None:
+            return refusal
+        return refusals.unresponsive(self._deployment, retry_after_s=silent_s)
 
     # ------------------------------------------------------------------------------------------------ for the control
 
     def update(self, deployment: ModelDeployment) -> None:
         """The deployment or its status changed."""
         self._deployment = deployment
+        self._limits = self._limits_of(deployment)
         self._announce()
 
     def attach(self, replica: Replica) -> None:
         """From now on the replica may be sent entries."""
-        self._replicas[replica.worker_id] = replica
+        self._replicas.attach(replica)
         self.changed()
 
     def detach(self, replica: Replica) -> None:
-        """The replica has ended. Its place may already be that of another of the same worker."""
-        if self._replicas.get(replica.worker_id) is replica:
-            del self._replicas[replica.worker_id]
+        """The replica has ended."""
+        self._replicas.detach(replica)
         self.changed()
 
     async def until_empty(self) -> None:
@@ -205,18 +257,28 @@ class Lane:
     def lost(self, entry_ids: Iterable[int], error: ModelMoraError) -> None:
         for entry_id in entry_ids:
             if ticket := self._tickets.get(entry_id):
-                self._fail(ticket, error)
+                self._retry(ticket, error)
         self._wake.set()
 
     def changed(self) -> None:
-        awake = any(replica.available for replica in self._replicas.values())
+        self._count_loads()
+        awake = self._serving > 0
         if awake != self._awake:
             self._awake = awake
             self._turn(self._now())
         self._announce()
 
+    def _count_loads(self) -> None:
+        before, self._serving = self._serving, self._replicas.serving
+        for _ in range(before, self._serving):
+            self._meters.loaded()
+        for _ in range(self._serving, before):
+            self._meters.unloaded()
+
     def _turn(self, now: float) -> None:
-        for ticket in self._queue.entries():
+        for ticket in self._waiting():
+            if self._awake:
+                self._meters.held(now - ticket.clock.since)
             ticket.clock = ticket.clock.turned(awake=self._awake, now=now)
             self._deadlines.set(ticket.entry_id, ticket.clock.ends_at)
 
@@ -232,6 +294,7 @@ class Lane:
         try:
             while True:
                 self._wake.clear()
+                await self._gather()
                 self._step()
                 await self._wake.wait()
         finally:
@@ -239,12 +302,25 @@ class Lane:
                 self._timer.cancel()
             self.close(ServerUnavailable("the server ended before the request was answered", retry_after_s=1.0))
 
+    async def _gather(self) -> None:
+        """While many ask at once, each turn of the event loop brings more: what came in a few of them goes together.
+
+        A turn takes no time of its own. A caller who is alone does not wait even for that.
+        """
+        for _ in range(_TURNS if len(self._queue) > 1 else 0):
+            last_id = self._last_id
+            await asyncio.sleep(0)
+            if self._last_id == last_id:
+                return
+
     def _step(self) -> None:
         try:
-            self._expire(self._now())
+            now = self._now()
+            self._expire(now)
             self._release_held()
-            self._dispatch()
-            self._arm()
+            self._unpark(now)
+            self._dispatch(now)
+            self._arm(now)
         except Exception as error:  # the task's top: one bug must not end the lane
             log.exception("lane failed", model=self._deployment.model_id)
             wrapped = InternalError("the router failed on this request", remedy="see its log, and report it")
@@ -254,39 +330,59 @@ class Lane:
     def _expire(self, now: float) -> None:
         for entry_id in self._deadlines.pop_due(now):
             if ticket := self._tickets.get(entry_id):
+                if ticket.replica:
+                    ticket.replica.gave_no_answer(ticket.sent_at)
+                else:
+                    self._meters.shed("Expired")
                 self._fail(ticket, self._overdue(ticket, now))
 
     def _release_held(self) -> None:
         """Tells those that wait, as soon as it is known that they wait in vain."""
-        if refusal := self._find_refusal():
-            for ticket in self._queue.entries():
+        if self._tickets and (refusal := self._find_refusal()):
+            for ticket in self._waiting():
                 self._fail(ticket, refusal)
 
-    def _dispatch(self) -> None:
-        while len(self._queue) and (replica := least_outstanding(self._replicas.values())):
-            ticket = self._queue.pop()
-            if ticket:
-                self._send(ticket, replica)
+    def _waiting(self) -> list[Ticket]:
+        return [ticket for ticket in self._tickets.values() if ticket.replica is None]
 
-    def _send(self, ticket: Ticket, replica: Replica) -> None:
-        call = ticket.call
-        ticket.replica = replica
-        ticket.sends += 1
-        replica.send(
-            worker_pb2.BatchEntry(
-                entry_id=ticket.entry_id, input=call.input, parameters=call.parameters, request_id=call.request_id
-            )
+    def _unpark(self, now: float) -> None:
+        for entry_id in self._retrying.due(now):
+            self._queue.push_front(self._tickets[entry_id])
+
+    def _dispatch(self, now: float) -> None:
+        self._look_at = math.inf
+        while head := self._queue.head(now):
+            target = self._replicas.least_outstanding(head.priority, now)
+            if target is None:
+                self._look_at = self._replicas.next_trial(now)
+                return
+            wait = wait_s(self._queue, self._limits, self._arrivals, idle=not target.batches, now=now)
+            if wait > 0:
+                self._look_at = now + wait
+                return
+            self._send(target, now)
+
+    def _send(self, target: Replica, now: float) -> None:
+        trusted = target.breaker(now) is BreakerState.CLOSED
+        batch = form(self._queue, self._limits if trusted else replace(self._limits, max_size=1), now)
+        size = len(batch)
+        self._meters.dispatched(
+            size=size, limit=self._limits.max_size, waited_s=[now - ticket.arrived_at for ticket in batch]
         )
+        entries = [ticket.sent(target, now=now, batch_size=size) for ticket in batch]
+        self._log.started(self._deployment.model_id, batch)
+        target.send(entries, batch[0].priority)
 
-    def _arm(self) -> None:
+    def _arm(self, now: float) -> None:
         """One timer for the lane. It may ring too early, which is harmless, so it is seldom set anew."""
-        at = self._deadlines.next_at()
-        if at is None or (self._timer and self._timer_at <= at):
+        moments = (self._deadlines.next_at(), self._retrying.next_at(), self._look_at)
+        at = min((moment for moment in moments if moment is not None), default=math.inf)
+        if at == math.inf or (self._timer and self._timer_at <= at):
             return
         if self._timer:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - self._now()), self._ring)
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - now), self._ring)
 
     def _ring(self) -> None:
         self._timer = None
@@ -306,25 +402,48 @@ class Lane:
             inference_ms=result.inference_ms,
             total_ms=(now - call.received_at) * 1e3,
             request_id=call.request_id,
+            deployment=self._deployment.metadata.name,
+            batch_size=ticket.batch_size,
         )
         if not ticket.future.done():
             ticket.future.set_result(answer)
 
     def _refused(self, ticket: Ticket, error: ModelMoraError) -> None:
-        """A worker that has begun to drain refuses what crossed with its notice: that goes elsewhere."""
-        if isinstance(error, ServerUnavailable | WorkerUnavailable):
+        """A worker that has begun to drain, or is full, refuses what crossed with its notice: that goes elsewhere."""
+        if isinstance(error, ServerUnavailable | WorkerUnavailable | QueueFull):
             self._requeue(ticket, error)
         else:
             self._fail(ticket, error)
 
     def _requeue(self, ticket: Ticket, error: ModelMoraError) -> None:
-        if ticket.sends >= _MAX_SENDS:
+        """It was not worked on: it is sent again, and first of its line."""
+        if given_back_too_often(ticket):
             self._fail(ticket, error)
             return
+        self._take_back(ticket)
+        if later(error):
+            self._retrying.park(ticket, ticket.sends, self._now())
+        else:
+            self._queue.push_front(ticket)
+
+    def _retry(self, ticket: Ticket, error: ModelMoraError) -> None:
+        """Its worker ended with it: it is sent to another, if it may be, and after a while."""
+        ticket.losses += 1
+        if not self._retrying.may(ticket, elsewhere=self._replicas.trusted):
+            self._fail(ticket, error)
+            return
+        affordable = self._retrying.spend()
+        self._meters.retried("Retried" if affordable else "BudgetSpent")
+        if not affordable:
+            self._fail(ticket, error)
+            return
+        self._take_back(ticket)
+        self._retrying.park(ticket, ticket.losses, self._now())
+
+    def _take_back(self, ticket: Ticket) -> None:
         ticket.replica = None
         ticket.clock = ticket.clock.turned(awake=self._awake, now=self._now())
         self._deadlines.set(ticket.entry_id, ticket.clock.ends_at)
-        self._queue.push_front(ticket.entry_id, ticket, ticket.priority)
 
     def _fail(self, ticket: Ticket, error: ModelMoraError) -> None:
         self._drop(ticket)
@@ -339,8 +458,8 @@ class Lane:
             return
         if ticket.replica:
             ticket.replica.cancel(ticket.entry_id)
-        else:
-            self._queue.remove(ticket.entry_id, ticket.priority)
+        elif not self._queue.remove(ticket):
+            self._retrying.forget(ticket)
 
     def _overdue(self, ticket: Ticket, now: float) -> ModelMoraError:
         return refusals.overdue(

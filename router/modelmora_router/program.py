@@ -20,11 +20,12 @@ from modelmora.control.kubernetes import KubernetesControl
 from modelmora.control.leases import Holder
 from modelmora.errors import ModelMoraError, ServerUnavailable
 from modelmora.kube import rights
-from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Kube, KubeError
+from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, ROUTES, Kube, KubeError
 from modelmora.kube.rights import Right
 from modelmora.telemetry import configure_logging
 from modelmora_router import server
-from modelmora_router.settings import ClusterSettings, RouterSettings, read
+from modelmora_router.exporting import exporting
+from modelmora_router.settings import ClusterSettings, RouterSettings, TracingSettings, read
 
 log = structlog.get_logger(__name__)
 
@@ -39,12 +40,13 @@ class Settings:
 
     router: RouterSettings
     cluster: ClusterSettings
+    tracing: TracingSettings
 
 
 def main() -> None:
     """Serves until a signal says to end."""
     try:
-        settings = Settings(read(RouterSettings), read(ClusterSettings))
+        settings = Settings(read(RouterSettings), read(ClusterSettings), read(TracingSettings))
         configure_logging(log_format=settings.cluster.log_format, level=settings.cluster.log_level.value)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(settings))
@@ -68,8 +70,9 @@ async def _serve(settings: Settings) -> None:
                 return
             holder = Holder(settings.cluster.namespace, settings.cluster.pod_name, settings.cluster.pod_uid)
             control = KubernetesControl(kube, holder, settings.cluster.namespaces)
-            async with control.running():
-                await server.run(settings.router, control, stop=stopping)
+            with exporting(settings.tracing) as spans:
+                async with control.running():
+                    await server.run(settings.router, control, stop=stopping, spans=spans)
 
 
 @asynccontextmanager
@@ -128,7 +131,7 @@ def _rights(settings: ClusterSettings) -> Iterator[Right]:
 
 
 def _rights_to_follow(namespace: str | None) -> Iterator[Right]:
-    for resource in (DEPLOYMENTS, PODS):
+    for resource in (DEPLOYMENTS, ROUTES, PODS):
         for verb in ("list", "watch"):
             yield Right(verb, resource, namespace)
 

@@ -12,9 +12,10 @@ from modelmora.errors import (
     ModelSuspended,
     ModelUnhealthy,
     QueueFull,
+    WorkerUnavailable,
 )
 from modelmora.spec import ModelDeployment, ModelState
-from modelmora_router.queueing import Ending
+from modelmora_router.deadlines import Ending
 
 _ATTEMPT_S: Final = 1.0
 
@@ -62,6 +63,28 @@ def queue_full(deployment: ModelDeployment) -> QueueFull:
         field="spec.queue.maxLength",
         remedy="send the request again later, or raise spec.queue.maxLength or spec.scaling.maxReplicas",
         retry_after_s=1.0,
+    )
+
+
+def displaced(deployment: ModelDeployment) -> QueueFull:
+    """A more urgent request took the last place."""
+    error = queue_full(deployment)
+    return QueueFull(
+        f"{error.message}, and a more urgent one took the place of this",
+        model_id=deployment.model_id,
+        field=error.context.field,
+        remedy=error.context.remedy,
+        retry_after_s=1.0,
+    )
+
+
+def unresponsive(deployment: ModelDeployment, *, retry_after_s: float) -> WorkerUnavailable:
+    """Every worker of the model has failed so often that nothing is sent to it for a while."""
+    return WorkerUnavailable(
+        f"no worker of model {deployment.model_id!r} answers",
+        model_id=deployment.model_id,
+        remedy="send the request again later; the status and the log of the model's workers tell more",
+        retry_after_s=retry_after_s,
     )
 
 

@@ -1,47 +1,33 @@
-"""One worker as the router sees it: whether it serves, and the one stream on which it is given work.
+"""One worker as the router sees it: whether it serves, how far it is trusted, and the stream on which it is given work.
 
-Two tasks follow a worker for as long as it is listed. One watches its health and reconnects at once when it is lost.
-The other holds the call stream: it writes what is sent and reads results, matched by entry id. A replica has room for
-one entry that runs and one that waits behind it, so that the engine never waits for the network.
+Two tasks follow a worker for as long as it is listed. One watches its health. The other holds the call stream: it
+writes batches and reads results, matched by entry id. A replica has room for one batch that runs and one that waits
+behind it, so that the engine never waits for the network.
 
 What becomes of an entry is told to its owner: a result, or that it was not worked on and may go elsewhere, or that the
 worker was lost with it.
 """
 
 import asyncio
-from collections.abc import Iterable
-from typing import Final, Protocol, TypeAlias
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 import grpc
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora.control import WORKER_METADATA, Worker
 from modelmora.errors import ModelMoraError, WorkerUnavailable
+from modelmora.spec import Priority
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
+from modelmora_router.breaker import BreakerState
+from modelmora_router.outstanding import Outstanding
 from modelmora_router.settings import RouterSettings
+from modelmora_router.trust import Trust
+from modelmora_router.worker_health import backoff_s, channel_options, follow_health
 
 log = structlog.get_logger(__name__)
-
-CAPACITY: Final = 2  # one runs, one is staged
-_BACKOFF_S: Final = (0.01, 0.02, 0.05, 0.1, 0.2)
-# A pod that does not listen yet refuses at once: ask again soon. One whose network is not there yet says nothing: give
-# the attempt up soon, yet not before a busy machine could have answered.
-_RECONNECTING: Final = (
-    ("grpc.initial_reconnect_backoff_ms", 20),
-    ("grpc.max_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 500),  # gRPC's name for how long one attempt may take
-)
-# A node that is cut off sends no end of a connection: it is noticed 14 s after its last word. Half of that is the time
-# to answer, which a worker short of CPU needs too.
-_KEEPALIVE: Final = (
-    ("grpc.keepalive_time_ms", 7_000),
-    ("grpc.keepalive_timeout_ms", 7_000),
-    ("grpc.http2.ping_timeout_ms", 7_000),  # what counts in fact, and is a minute by default
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-_SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[worker_pb2.ProcessRequest, worker_pb2.ProcessResponse]"
 
@@ -65,20 +51,31 @@ class Owner(Protocol):
 class Replica:
     """One worker. Lives as long as `run`."""
 
-    def __init__(self, worker: Worker, owner: Owner, settings: RouterSettings, *, model_id: str) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        owner: Owner,
+        settings: RouterSettings,
+        *,
+        model_id: str,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._worker = worker
         self._owner = owner
         self._settings = settings
         self._model_id = model_id
+        self._now = now
+        self._options = channel_options(max_response_bytes=settings.max_response_bytes)
         self._terminating = worker.terminating
         self._healthy = False
         self._streaming = False
         self._state_changed = asyncio.Event()
         self._retired = asyncio.Event()
         self._outgoing = asyncio.Event()
-        self._unwritten: dict[int, worker_pb2.BatchEntry] = {}
-        self._written: set[int] = set()
+        self._outstanding = Outstanding()
+        self._unwritten: deque[Sequence[worker_pb2.BatchEntry]] = deque()
         self._cancelled: list[int] = []
+        self._trust = Trust(settings)
 
     @property
     def worker_id(self) -> str:
@@ -91,34 +88,58 @@ class Replica:
 
     @property
     def available(self) -> bool:
-        """Whether it may be sent something, if it has room."""
+        """Whether it may be sent something, if it is trusted and has room."""
         return self._healthy and self._streaming and not self._terminating
 
     @property
     def outstanding(self) -> int:
         """Entries that were sent and not yet answered."""
-        return len(self._unwritten) + len(self._written)
+        return self._outstanding.entries
 
     @property
-    def has_room(self) -> bool:
-        return self.available and self.outstanding < CAPACITY
+    def batches(self) -> int:
+        """Batches that were sent and not yet answered."""
+        return self._outstanding.batches
+
+    def breaker(self, now: float) -> BreakerState:
+        """Whether it is trusted."""
+        return self._trust.state(now)
+
+    @property
+    def trusted_at(self) -> float | None:
+        """When one request may be tried again; None: it is trusted."""
+        return self._trust.regained_at
+
+    def has_room(self, priority: Priority, now: float) -> bool:
+        """Whether a batch, led by that priority, may be sent now."""
+        if not self.available or not self._outstanding.room_for(priority):
+            return False
+        state = self._trust.state(now)
+        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self._outstanding.batches)
 
     @property
     def retired(self) -> bool:
         """Whether the worker is no longer listed."""
         return self._retired.is_set()
 
-    def send(self, entry: worker_pb2.BatchEntry) -> None:
-        """Gives the worker an entry; its owner hears of it again, or cancels it."""
-        self._unwritten[entry.entry_id] = entry
+    def send(self, batch: Sequence[worker_pb2.BatchEntry], priority: Priority) -> None:
+        """Gives the worker a batch; its owner hears of each entry again, or cancels it."""
+        self._outstanding.add((entry.entry_id for entry in batch), priority, self._now())
+        self._unwritten.append(batch)
         self._outgoing.set()
 
     def cancel(self, entry_id: int) -> None:
         """Frees the entry's place at once and tells the worker that nobody waits for it."""
-        if self._unwritten.pop(entry_id, None) is None and entry_id in self._written:
-            self._written.discard(entry_id)
+        if self._outstanding.remove(entry_id) is None:
+            return
+        if not any(entry.entry_id == entry_id for batch in self._unwritten for entry in batch):
             self._cancelled.append(entry_id)
             self._outgoing.set()
+
+    def gave_no_answer(self, sent_at: float) -> None:
+        """A request's time was over while the worker had it."""
+        if self._trust.gave_no_answer(sent_at, now := self._now()):
+            self._lost_trust(now)
 
     def is_of(self, worker: Worker) -> bool:
         """Whether it is that worker; another may come to have its name."""
@@ -139,7 +160,10 @@ class Replica:
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._follow_health(), name=f"health of {self.worker_id}"),
+                    group.create_task(
+                        follow_health(self._worker, self._options, self._heard, model_id=self._model_id),
+                        name=f"health of {self.worker_id}",
+                    ),
                     group.create_task(self._follow_calls(), name=f"calls of {self.worker_id}"),
                 ]
                 await self._retired.wait()
@@ -183,44 +207,31 @@ class Replica:
     async def _state_change(self) -> None:
         await self._state_changed.wait()
 
-    # ------------------------------------------------------------------------------------------------ health
+    def _heard(self, serving: bool) -> None:  # noqa: FBT001 - that is what is heard
+        self._set(healthy=serving)
 
-    async def _follow_health(self) -> None:
-        attempt = 0
-        async with grpc.aio.insecure_channel(self._worker.health_address, options=self._options()) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            while True:
-                if await self._watch(stub):
-                    attempt = 0
-                self._set(healthy=False)
-                await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
-                attempt += 1
-
-    async def _watch(self, stub: health_pb2_grpc.HealthStub) -> bool:
-        """Until the watch breaks; whether it ever said anything."""
-        heard = False
-        try:
-            # A call that waits for the channel begins when the channel does, not at our next attempt.
-            async for answer in stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True):
-                heard = True
-                self._set(healthy=answer.status == _SERVING)
-        except grpc.aio.AioRpcError as error:
-            if heard:
-                log.info("health watch broke", model=self._model_id, worker=self.worker_id, cause=error.details())
-        return heard
+    def _lost_trust(self, now: float) -> None:
+        log.warning(
+            "worker fails, nothing is sent to it for a while",
+            model=self._model_id,
+            worker=self.worker_id,
+            failures=self._trust.failures,
+            seconds=round((self._trust.regained_at or now) - now, 2),
+        )
+        self._owner.changed()
 
     # ------------------------------------------------------------------------------------------------ calls
 
     async def _follow_calls(self) -> None:
         attempt = 0
-        async with grpc.aio.insecure_channel(self._worker.address, options=self._options()) as channel:
+        async with grpc.aio.insecure_channel(self._worker.address, options=self._options) as channel:
             stub = worker_pb2_grpc.WorkerServiceStub(channel)
             while True:
                 while not self._healthy:
                     attempt = 0
                     await self._state_change()
                 await self._converse(channel, stub)
-                await asyncio.sleep(_BACKOFF_S[min(attempt, len(_BACKOFF_S) - 1)])
+                await asyncio.sleep(backoff_s(attempt))
                 attempt += 1
 
     async def _converse(self, channel: grpc.aio.Channel, stub: "worker_pb2_grpc.WorkerServiceAsyncStub") -> None:
@@ -280,18 +291,10 @@ class Replica:
             ids, self._cancelled = self._cancelled, []
             await call.write(worker_pb2.ProcessRequest(cancel=worker_pb2.Cancel(entry_ids=ids)))
         while self._unwritten:
-            batch = worker_pb2.Batch(entries=self._next_frame())
-            self._written.update(entry.entry_id for entry in batch.entries)
-            await call.write(worker_pb2.ProcessRequest(batch=batch))
-
-    def _next_frame(self) -> list[worker_pb2.BatchEntry]:
-        """What goes out as one message: together only what is no larger than one request may be."""
-        entries = list(self._unwritten.values())
-        if len(entries) > 1 and sum(entry.ByteSize() for entry in entries) > self._settings.max_request_bytes:
-            entries = entries[:1]
-        for entry in entries:
-            del self._unwritten[entry.entry_id]
-        return entries
+            entries = [entry for entry in self._unwritten[0] if entry.entry_id in self._outstanding]
+            self._unwritten.popleft()
+            if entries:
+                await call.write(worker_pb2.ProcessRequest(batch=worker_pb2.Batch(entries=entries)))
 
     async def _read(self, call: _Call) -> str | None:
         """Hands on results until the stream ends: None where it ended in order, else the cause."""
@@ -305,54 +308,47 @@ class Replica:
         return None
 
     def _take(self, results: Iterable[worker_pb2.EntryResult]) -> None:
+        sent_at = None
         for result in results:
             # An unknown id is one that was cancelled, or answered already: nobody waits for it.
-            if result.entry_id in self._written:
-                self._written.discard(result.entry_id)
+            if (sent := self._outstanding.remove(result.entry_id)) is not None:
+                sent_at = sent
                 self._owner.finished(result)
-        if not self.outstanding:
+        if sent_at is not None:
+            self._count_answer(sent_at)
+        if not self._outstanding.batches:
             self._announce()
+
+    def _count_answer(self, sent_at: float) -> None:
+        if self._trust.answered(sent_at, self._now()):
+            log.info("worker answers again", model=self._model_id, worker=self.worker_id)
+            self._owner.changed()
 
     def _give_back(self) -> None:
         if entry_ids := self._forget():
             self._owner.returned(entry_ids)
 
     def _lose(self, cause: str) -> None:
-        unwritten = list(self._unwritten)
-        self._unwritten.clear()
-        if entry_ids := self._forget():
-            self._owner.lost(
-                entry_ids,
-                WorkerUnavailable(
-                    f"the worker of model {self._model_id!r} went away while it had the request: {cause}",
-                    model_id=self._model_id,
-                    endpoint=self.endpoint,
-                    remedy="send the request again",
-                    retry_after_s=1.0,
-                ),
-            )
-        if unwritten:  # the worker never heard of them
-            self._owner.returned(unwritten)
+        unwritten = {entry.entry_id for batch in self._unwritten for entry in batch}
+        entry_ids = self._forget()
+        lost = [entry_id for entry_id in entry_ids if entry_id not in unwritten]
+        if lost:
+            if self._trust.failed(now := self._now()):
+                self._lost_trust(now)
+            self._owner.lost(lost, self._gone(cause))
+        if returned := [entry_id for entry_id in entry_ids if entry_id in unwritten]:  # the worker never heard of them
+            self._owner.returned(returned)
+
+    def _gone(self, cause: str) -> WorkerUnavailable:
+        return WorkerUnavailable(
+            f"the worker of model {self._model_id!r} went away while it had the request: {cause}",
+            model_id=self._model_id,
+            endpoint=self.endpoint,
+            remedy="send the request again",
+            retry_after_s=1.0,
+        )
 
     def _forget(self) -> list[int]:
-        entry_ids = [*self._written, *self._unwritten]
-        self._written.clear()
         self._unwritten.clear()
         self._cancelled.clear()
-        return entry_ids
-
-    def _options(self) -> list[tuple[str, int]]:
-        return [
-            ("grpc.max_send_message_length", -1),  # the edges bound what comes in
-            ("grpc.max_receive_message_length", self._settings.max_response_bytes),
-            *_RECONNECTING,
-            *_KEEPALIVE,
-            ("grpc.use_local_subchannel_pool", 1),  # two routers in one process do not share a connection
-        ]
-
-
-def least_outstanding(replicas: Iterable[Replica]) -> Replica | None:
-    """The replica that gets the next entry; None if none has room."""
-    return min(
-        (replica for replica in replicas if replica.has_room), key=lambda replica: replica.outstanding, default=None
-    )
+        return self._outstanding.clear()

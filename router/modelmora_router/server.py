@@ -7,7 +7,7 @@ only then do the ports close. Being cancelled means the same; being cancelled on
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,6 +17,7 @@ import structlog
 import uvicorn
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from prometheus_client.registry import Collector
 
 from modelmora.control import Control
 from modelmora.errors import AddressInUse, InvalidSettings
@@ -25,11 +26,13 @@ from modelmora_router.dataplane import DataPlane
 from modelmora_router.edges import grpc as grpc_edge
 from modelmora_router.edges import rest as rest_edge
 from modelmora_router.settings import RouterSettings
+from modelmora_router.spans import SpanSink
 
 log = structlog.get_logger(__name__)
 
 SERVICES: Final = tuple(f"modelmora.v1.{name}" for name in ("InferenceService", "RegistryService", "ManagementService"))
 _BACKLOG: Final = 2048
+_MAX_PENDING: Final = 16_384  # calls that have come and that the event loop has not looked at yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +50,20 @@ async def run(
     *,
     ready: Callable[[Bound], None] | None = None,
     stop: asyncio.Event | None = None,
+    spans: SpanSink | None = None,
+    collectors: Iterable[Collector] = (),
 ) -> None:
     """Serves until `stop` is set or the task is cancelled, then drains; `ready` is called once requests are taken.
+
+    `collectors`: other parts of this program whose numbers are shown beside the router's own.
 
     Raises:
         AddressInUse: another program listens on one of the ports.
         InvalidSettings: the host is no address of this machine.
     """
-    plane, health = DataPlane(settings, control), HealthService(SERVICES)
+    plane, health = DataPlane(settings, control, spans), HealthService(SERVICES)
+    for collector in collectors:
+        plane.meters.add(collector)
     # The ports are opened outside of the group: what keeps them from opening is not wrapped by it.
     with _bind(settings.host, settings.rest_port, "rest_port") as listening:
         async with _grpc_server(plane, health, settings) as grpc_port, asyncio.TaskGroup() as group:
@@ -92,6 +101,9 @@ async def _grpc_server(plane: DataPlane, health: HealthService, settings: Router
         options=[
             ("grpc.max_receive_message_length", settings.max_request_bytes),
             ("grpc.max_send_message_length", -1),
+            # Beyond these, gRPC ends calls itself, with CANCELLED. Our own door tells why, and when to come again.
+            ("grpc.server.max_pending_requests", _MAX_PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
             ("grpc.so_reuseport", 0),  # else a second server would share the port instead of being refused
         ]
     )

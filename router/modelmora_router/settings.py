@@ -2,7 +2,7 @@
 
 import socket
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -43,6 +43,14 @@ class RouterSettings(BaseSettings):
     """Of one text in a request."""
     max_items: Annotated[int, Field(ge=1)] = 10_000
     """Texts or images in one input of a request."""
+    max_held_bytes: Annotated[int, Field(ge=_MEBIBYTE)] = 1024 * _MEBIBYTE
+    """All requests that this router holds; beyond 70 % LOW is refused, 85 % NORMAL, 95 % HIGH, 100 % CRITICAL."""
+    max_unanswered: Annotated[int, Field(ge=1, le=100_000)] = 128
+    """Requests of one stream (InferStream) that are read ahead of their answers."""
+    max_rate_limited_clients: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000
+    """Clients whose rate is remembered, for models with a rateLimit per Client."""
+    max_copies: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Copies of requests that are under way for one mirror of a route; more are dropped."""
     drain_timeout_s: Seconds = 30
     """How long accepted requests may take once the router is asked to end."""
     close_timeout_s: Seconds = 5
@@ -57,6 +65,14 @@ class RouterSettings(BaseSettings):
     """How often demand is looked at; a wake is published at once."""
     connect_timeout_s: Seconds = 5
     """How long a worker that says it serves may take to accept the call stream."""
+    ageing_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = 30
+    """A request that has waited so long counts as one priority more urgent, and so on up to HIGH; 0: never."""
+    breaker_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Failures of a worker in a row after which nothing is sent to it for a while."""
+    breaker_open_s: Seconds = 1
+    """How long nothing is sent to a worker that fails, before one request is tried; doubled each time that fails."""
+    breaker_max_open_s: Seconds = 30
+    """The longest time between two such tries."""
     linger_s: Seconds = 2
     """How long the last results of a worker that has left are waited for."""
     slow_request_s: Seconds = 30
@@ -90,6 +106,21 @@ class ClusterSettings(BaseSettings):
     """DEBUG, INFO, WARNING or ERROR."""
     log_format: LogFormat = LogFormat.AUTO
     """console, json, or auto: console at a terminal."""
+
+
+class TracingSettings(BaseSettings):
+    """Where spans go, by the variables that every program with OpenTelemetry has. The exporter reads more of them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="OTEL_", frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+    )
+
+    exporter_otlp_endpoint: str = ""
+    """The URL of a collector that takes OTLP. Empty: no spans are exported."""
+    exporter_otlp_protocol: Literal["grpc", "http/protobuf"] = "grpc"
+    """How it is spoken to."""
+    service_name: Annotated[str, Field(min_length=1)] = "modelmora-router"
+    """What the spans say who made them."""
 
 
 def read(kind: type[S]) -> S:

@@ -2,13 +2,19 @@
 
 import asyncio
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
-from modelmora.spec import Priority, Queue
+from modelmora.spec import ModelDeployment, Priority
+from modelmora.v1 import worker_pb2
+from modelmora.v1.types_pb2 import Value
+from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall
-from modelmora_router.queueing import Clock
+from modelmora_router.deadlines import Clock
 from modelmora_router.replicas import Replica
+
+_BYTES_A_TOKEN: Final = 4  # about; the engine knows it exactly, and cuts a batch that turns out too large
 
 
 @dataclass(slots=True, eq=False)
@@ -20,8 +26,40 @@ class Ticket:
     priority: Priority
     clock: Clock
     future: asyncio.Future[Answer]
+    tokens: int = 0
     sends: int = 0
+    losses: int = 0  # workers that ended with it
+    sent_at: float = 0.0
+    batch_size: int = 1
     replica: Replica | None = None  # that has it; None while it waits
+
+    @property
+    def arrived_at(self) -> float:
+        return self.call.received_at
+
+    @property
+    def size_bytes(self) -> int:
+        return self.call.size_bytes
+
+    @property
+    def alone(self) -> bool:
+        """It may be what ended a worker."""
+        return self.losses > 0
+
+    def sent(self, replica: Replica, *, now: float, batch_size: int) -> worker_pb2.BatchEntry:
+        """The message for the worker that has it from now on."""
+        call = self.call
+        self.replica, self.sent_at, self.batch_size = replica, now, batch_size
+        self.sends += 1
+        return worker_pb2.BatchEntry(
+            entry_id=self.entry_id,
+            input=call.input,
+            parameters=call.parameters,
+            request_id=call.request_id,
+            priority=int(self.priority),  # type: ignore[arg-type]  # the numbers are those of the protocol
+            traceparent=call.traceparent,
+            alone=self.alone,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +71,8 @@ class LaneStatistics:
     waiting_for_load: int
     serving: int  # replicas that take requests
     last_used_at: float | None  # Unix time
+    queued_by_priority: Mapping[Priority, int] = field(default_factory=dict)
+    breakers: Mapping[str, BreakerState] = field(default_factory=dict)  # by worker_id
 
     @property
     def outstanding(self) -> int:
@@ -42,8 +82,9 @@ class LaneStatistics:
 UNUSED: Final = LaneStatistics(queued=0, running=0, waiting_for_load=0, serving=0, last_used_at=None)
 
 
-def ticket_for(call: InferenceCall, queue: Queue, *, entry_id: int, awake: bool) -> Ticket:
+def ticket_for(call: InferenceCall, deployment: ModelDeployment, *, entry_id: int, awake: bool) -> Ticket:
     """The ticket of a call: what the caller left open, the deployment's queue decides."""
+    queue = deployment.spec.queue
     clock = Clock(
         awake=awake,
         since=call.received_at,
@@ -52,4 +93,11 @@ def ticket_for(call: InferenceCall, queue: Queue, *, entry_id: int, awake: bool)
         deadline=math.inf if call.deadline is None else call.deadline,
     )
     priority = Priority[queue.default_priority] if call.priority is None else call.priority
-    return Ticket(call, entry_id, priority, clock, asyncio.get_running_loop().create_future())
+    tokens = estimated_tokens(call.input) if deployment.spec.batching.max_tokens is not None else 0
+    return Ticket(call, entry_id, priority, clock, asyncio.get_running_loop().create_future(), tokens)
+
+
+def estimated_tokens(values: Mapping[str, Value]) -> int:
+    """About how many tokens the texts of a request are, padding included: their number × the longest of them."""
+    texts = [text for value in values.values() if value.HasField("text") for text in value.text.items]
+    return len(texts) * (max(map(len, texts)) // _BYTES_A_TOKEN + 1) if texts else 0

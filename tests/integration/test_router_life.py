@@ -35,8 +35,8 @@ async def worker() -> AsyncIterator[FakeWorker]:
 
 @pytest.fixture
 async def router() -> AsyncIterator[Router]:
-    """One model, asleep."""
-    async with running_router(deployment()) as router:
+    """One model, asleep, whose requests go out one by one."""
+    async with running_router(deployment(batching={"maxSize": 1})) as router:
         yield router
 
 

@@ -14,7 +14,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from modelmora import errors
 from modelmora.errors import ModelMoraError
-from modelmora.v1 import inference_pb2_grpc, management_pb2, registry_pb2, types_pb2, worker_pb2
+from modelmora.v1 import management_pb2, registry_pb2, types_pb2, worker_pb2
 from modelmora.wire.status import from_rpc_error, to_rpc
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
 from tests.support.routing import Router, deployment, eventually, failed, request, running_router
@@ -368,8 +368,6 @@ async def test_what_is_not_built_answers_in_words(router: Router) -> None:
         error = await refused(call)
         assert type(error) is errors.FeatureUnavailable
         assert error.context.remedy
-    stream = inference_pb2_grpc.InferenceServiceStub(router.channel).InferStream(iter([request()]))
-    assert type(await refused(stream.read())) is errors.FeatureUnavailable
 
 
 async def test_metadata_names_namespace_and_request(router: Router) -> None:

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from modelmora.v1 import worker_pb2, worker_pb2_grpc
+from modelmora.v1 import types_pb2, worker_pb2, worker_pb2_grpc
 from modelmora.wire import values
 from tests.support.workers import (
     DEADLINE_S,
@@ -94,6 +94,81 @@ async def test_one_process_a_model_and_its_end_unloads_it(folder: Path) -> None:
         await stub.Drain(worker_pb2.DrainRequest())
         assert await ended(process) == 0
         assert not (folder / "w.sock").exists()
+
+
+@pytest.mark.req("REQ-QUEUE-001d", "REQ-QUEUE-006a", "REQ-QUEUE-006c")
+async def test_two_routers_share_batches_as_large_as_the_deployment_says(folder: Path) -> None:
+    deployment = scripted(folder, batching={"maxSize": 3})
+    async with started(folder, deployment=deployment), connected(folder) as a, connected(folder) as b:
+        one, other = a.Process(), b.Process()
+        await one.write(batch(entry(1, started=f"{folder}/started", until=f"{folder}/go")))
+        await until_exists(folder / "started")
+        await one.write(batch(entry(2), entry(3)))
+        await read_so_far(one)
+        urgent = entry(4)
+        urgent.priority = types_pb2.PRIORITY_CRITICAL
+        await other.write(batch(entry(2), entry(3), urgent))
+        await read_so_far(other)
+        (folder / "go").touch()
+        found, others = await results(one, 3), await results(other, 3)
+    calls = {f"a{n}": call_of(found[n]) for n in found} | {f"b{n}": call_of(others[n]) for n in others}
+    # The test inference was call 1. What has no priority, as an older router sends it, is NORMAL.
+    assert calls == {"a1": 2, "b4": 3, "a2": 4, "a3": 4, "b2": 4, "b3": 5}
+
+
+@pytest.mark.req("EDGE-3")
+async def test_a_bad_input_of_one_router_fails_no_other(folder: Path) -> None:
+    async with started(folder), connected(folder) as a, connected(folder) as b:
+        one, other = a.Process(), b.Process()
+        await one.write(batch(entry(1, started=f"{folder}/started", until=f"{folder}/go")))
+        await until_exists(folder / "started")
+        await one.write(batch(entry(2, **{"raise": "no such word"}), entry(3)))
+        await other.write(batch(entry(2), entry(3, exit=True)))
+        await asyncio.gather(read_so_far(one), read_so_far(other))
+        (folder / "go").touch()
+        found, others = await results(one, 3), await results(other, 2)
+    assert [found[n].HasField("error") for n in (1, 2, 3)] == [False, True, False]
+    assert [others[n].HasField("error") for n in (2, 3)] == [False, True]
+
+
+async def read_so_far(call: Any) -> None:
+    """Returns when the worker has read what was written before: it refuses an entry without a value at once."""
+    empty = worker_pb2.BatchEntry(entry_id=1000, input={"text": types_pb2.Value()})
+    await call.write(batch(empty))
+    assert 1000 in await results(call, 1)
+
+
+def call_of(result: worker_pb2.EntryResult) -> int:
+    """The number of the engine's call that answered."""
+    found: Any = values.from_values(result.output.values)["embeddings"]
+    return int(found[0, 0])
+
+
+@pytest.mark.req("REQ-OBS-003b", "REQ-OBS-003c")
+async def test_the_log_tells_of_a_request_by_its_ids(folder: Path) -> None:
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    asked, failing = entry(1), entry(2, **{"raise": "no such word"})
+    asked.traceparent = failing.traceparent = f"00-{trace_id}-00f067aa0ba902b7-01"
+    async with started(folder, log_level="debug") as process, connected(folder) as stub:
+        call = stub.Process()
+        await call.write(batch(asked, failing))
+        await results(call, 2)
+        await stub.Drain(worker_pb2.DrainRequest())
+        await ended(process)
+    lines = [json.loads(line) for line in (folder / "log").read_text().splitlines()]
+    told = {(line["event"], line["request_id"]): line for line in lines if "request_id" in line}
+    assert set(told) == {
+        ("request started", "r-1"),
+        ("request completed", "r-1"),
+        ("request started", "r-2"),
+        ("request failed", "r-2"),
+    }
+    assert {(line["trace_id"], line["model"], line["worker"]) for line in told.values()} == {
+        (trace_id, "org/scripted", "w-1")
+    }
+    failed = told["request failed", "r-2"]
+    assert failed["level"] == "warning"
+    assert "ValueError: no such word" in failed["exception"]
 
 
 async def test_arguments_of_the_deployment_are_the_engines(folder: Path) -> None:

@@ -72,7 +72,9 @@ async def test_many_streams_are_served_by_the_one_engine(folder: Path) -> None:
             return float(embeddings(result)[0, 0])
 
         calls = await asyncio.gather(*(ask(stream) for stream in range(8)))
-        assert sorted(calls) == list(range(2, 10))  # one counter for all of them; the test inference was call 1
+        # One counter of batches for all of them: several streams may share one. The test inference was call 1.
+        assert len(calls) == 8
+        assert set(calls) == set(range(2, int(max(calls)) + 1))
 
 
 @pytest.mark.req("REQ-INFER-003", "EDGE-3")

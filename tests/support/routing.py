@@ -18,6 +18,7 @@ from modelmora.wire.values import to_values
 from modelmora_router.calls import InferenceCall
 from modelmora_router.server import Bound, run
 from modelmora_router.settings import RouterSettings
+from modelmora_router.spans import SpanSink
 from tests.support.fake_worker import FakeWorker
 
 MOMENT = datetime(2026, 1, 2, tzinfo=UTC)
@@ -148,7 +149,7 @@ class Router:
 
 @asynccontextmanager
 async def running_router(
-    *models: ModelDeployment, stop: asyncio.Event | None = None, **settings: Any
+    *models: ModelDeployment, stop: asyncio.Event | None = None, spans: SpanSink | None = None, **settings: Any
 ) -> AsyncIterator[Router]:
     """A router that knows these deployments and no worker; ended in order when the block ends."""
     control, bound = LocalControl(), asyncio.get_running_loop().create_future()
@@ -157,7 +158,9 @@ async def running_router(
     stop = stop or asyncio.Event()
     chosen = RouterSettings(**({"rest_port": 0, "grpc_port": 0, "drain_timeout_s": 5, "close_timeout_s": 1} | settings))
     async with asyncio.TaskGroup() as group:
-        group.create_task(run(chosen, control, ready=bound.set_result, stop=stop), name="router under test")
+        group.create_task(
+            run(chosen, control, ready=bound.set_result, stop=stop, spans=spans), name="router under test"
+        )
         async with asyncio.timeout(10):
             where = await bound
         base = f"http://{where.host}:{where.rest_port}"

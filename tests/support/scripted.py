@@ -8,7 +8,7 @@ from tests.support.servers import write_manifest
 _ENGINE = Path(__file__).with_name("scripted_engine.py")
 
 
-def scripted(folder: Path, name: str, *, model_id: str = "", model: Any = None, **spec: Any) -> Path:
+def scripted(folder: Path, name: str, *, model_id: str = "", version: str = "", model: Any = None, **spec: Any) -> Path:
     """Writes a ModelDeployment of the scripted engine to `folder`; config.parameters come in `model`."""
     config = {"parameters": {"log": str(log_of(folder, name)), **(model or {})}}
     runtime = {"engine": "python:scripted_engine:Scripted"} | spec.pop("runtime", {})
@@ -18,7 +18,8 @@ def scripted(folder: Path, name: str, *, model_id: str = "", model: Any = None, 
     files.mkdir(exist_ok=True)
     (files / "weights.txt").write_text("none")
     source = {"uri": files.as_uri()}
-    identity = {"id": model_id} if model_id else {}
+    said = {"id": model_id, "version": version}
+    identity = {field: value for field, value in said.items() if value}
     body = {**identity, "task": "txt2embed", "source": source, "config": config}
     return write_manifest(folder, name, model=body, runtime=runtime, **spec)
 

@@ -41,7 +41,11 @@ EVERYTHING: Object = {
         "cache": {"claimName": "models", "sizeLimit": "20Gi"},
     },
     "networkPolicy": {"routerFrom": [{"namespaceSelector": {}}]},
-    "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "metrics": {
+        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True, "annotations": {"grafana_folder": "models"}},
+        "alerts": {"enabled": True, "labels": {"release": "prometheus"}},
+    },
 }
 SETS = [
     pytest.param({}, id="defaults"),
@@ -130,13 +134,16 @@ def test_nobody_has_a_right_that_is_not_used(helm: Helm) -> None:
     objects = helm.rendered({})
     assert rights(objects, "modelmora-operator") == {
         ("*", "modeldeployments", "", "list watch"),
+        ("*", "modelroutes", "", "list watch"),
         ("*", "modeldeployments/status", "", "patch"),
+        ("*", "modelroutes/status", "", "patch"),
         ("*", "pods", "", "get list watch create delete"),
         ("*", "events", "", "create"),
         ("home", "leases", "", "list watch"),
     }
     assert rights(objects, "modelmora-router") == {
         ("*", "modeldeployments", "", "list watch"),
+        ("*", "modelroutes", "", "list watch"),
         ("*", "pods", "", "list watch"),
         ("home", "leases", "", "create patch delete"),
     }
@@ -149,7 +156,7 @@ def test_nobody_has_a_right_that_is_not_used(helm: Helm) -> None:
 def test_with_named_namespaces_nobody_has_a_right_elsewhere(helm: Helm) -> None:
     objects = helm.rendered(NAMESPACED)
     assert of_kind(objects, "ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition") == []
-    for account, of_its_own in (("operator", 4), ("router", 2), ("uninstall", 1)):
+    for account, of_its_own in (("operator", 6), ("router", 3), ("uninstall", 1)):
         places = [place for place, *_ in rights(objects, f"modelmora-{account}")]
         assert sorted(set(places)) == ["home", "team-a", "team-b"]
         assert places.count("team-a") == places.count("team-b") == of_its_own
@@ -297,10 +304,26 @@ def test_network_policies_can_be_left_out(helm: Helm) -> None:
 
 
 def test_nothing_is_scraped_unless_it_is_asked_for(helm: Helm) -> None:
-    assert of_kind(helm.rendered({}), "ServiceMonitor") == []
-    monitor = named(helm.rendered(EVERYTHING), "ServiceMonitor", "modelmora-operator")
-    assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    assert monitor["spec"]["endpoints"][0]["path"] == "/metrics"
+    assert of_kind(helm.rendered({}), "ServiceMonitor", "PrometheusRule", "ConfigMap") == []
+    made = helm.rendered(EVERYTHING)
+    for part in PARTS:
+        monitor = named(made, "ServiceMonitor", f"modelmora-{part}")
+        assert monitor["metadata"]["labels"]["release"] == "prometheus"
+        assert monitor["spec"]["endpoints"][0]["path"] == "/metrics"
+        port, wanted = monitor["spec"]["endpoints"][0]["port"], monitor["spec"]["selector"]["matchLabels"]
+        services = [s for s in of_kind(made, "Service") if wanted.items() <= s["metadata"]["labels"].items()]
+        assert [each["name"] for each in services[0]["spec"]["ports"] if each["name"] == port] == [port]
+
+
+def test_the_dashboard_and_the_alerts_are_those_of_the_chart(helm: Helm) -> None:
+    made = helm.rendered(EVERYTHING)
+    dashboard = named(made, "ConfigMap", "modelmora-dashboard")
+    assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
+    kept = (CHART / "dashboards" / "modelmora.json").read_text()
+    assert json.loads(dashboard["data"]["modelmora.json"]) == json.loads(kept)
+    rules = named(made, "PrometheusRule", "modelmora")
+    assert rules["metadata"]["labels"]["release"] == "prometheus"
+    assert rules["spec"] == yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
 
 
 @pytest.mark.parametrize(

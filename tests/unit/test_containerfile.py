@@ -20,7 +20,7 @@ def cut(target: str) -> "subprocess.CompletedProcess[str]":
 
 def requirements(image: str) -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return image_requirements.requirements(project, image)
+    return image_requirements.requirements(project, *image_requirements.IMAGES[image])
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -61,6 +61,12 @@ def test_the_reference_of_the_settings_is_that_of_the_code(tmp_path: Path) -> No
     assert (tmp_path / "settings.md").read_text() == kept, "run `make crds`"
 
 
+def test_the_reference_of_the_metrics_is_that_of_the_code(tmp_path: Path) -> None:
+    tool("generate_metrics").generate(tmp_path)
+    kept = (ROOT / "docs/reference/metrics.md").read_text()
+    assert (tmp_path / "metrics.md").read_text() == kept, "run `make crds`"
+
+
 def test_the_reference_has_the_settings_of_every_program_but_the_worker() -> None:
     sources = [path.read_text() for part in PARTS for path in (ROOT / part).rglob("*.py")]
     kinds = {name for text in sources for name in re.findall(r"^class (\w+)\(BaseSettings\)", text, re.MULTILINE)}
@@ -104,7 +110,7 @@ def test_one_installation_brings_every_part_with_its_types() -> None:
         assert spec.origin is not None
         assert (Path(spec.origin).parent / "py.typed").exists(), package
     extras = distribution("modelmora").metadata.get_all("Provides-Extra")
-    assert set(extras or []) == {"operator", "router", "worker", "worker-bare", "serve", "dev"}
+    assert set(extras or []) == {"operator", "router", "tracing", "worker", "worker-bare", "serve", "dev"}
 
 
 @pytest.mark.req("RM-1.1c", "RM-1.1d", "RM-1.1e")

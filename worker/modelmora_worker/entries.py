@@ -1,50 +1,35 @@
-"""The entries that a worker has accepted, and the one task that puts them through the engine, in order of arrival.
+"""The entries that a worker has accepted, and the one task that puts them through the engine.
 
-A batch of a stream is one job. Jobs wait here, bounded by the number of their entries; what was cancelled while it
-waited is dropped when its job is formed; what runs, runs to its end on the device thread.
+The entries of all streams stand in one line, the more urgent first; batches are formed of whatever is there when the
+engine is free. Nobody is waited for: routers have done that. So what is urgent goes before what a router sent earlier,
+entries of several routers share a batch, and each router gets its part of the answers.
+
+What is cancelled while it waits has left at once; what runs, runs to its end on the device thread, unless the engine
+looks at `EngineInput.wanted`.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+import itertools
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
 
 import structlog
 
-from modelmora.errors import InferenceFailed, InternalError, ModelMoraError, QueueFull, WorkerUnavailable
-from modelmora_worker.engines import Engine, EngineInput
-from modelmora_worker.inference import Answer, run_batch
+from modelmora.errors import InternalError, ModelMoraError, QueueFull, WorkerUnavailable
+from modelmora.scheduling import BatchLimits, PriorityQueue, form
+from modelmora_worker import request_log
+from modelmora_worker.engines import Engine, TokenCounter
+from modelmora_worker.entry import Done, Entry, Owner
+from modelmora_worker.inference import Answer, count_tokens, run_batch
+from modelmora_worker.responses import Writer
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Entry:
-    """One request in this worker."""
-
-    entry_id: int
-    input: EngineInput
-    request_id: str = ""
-    cancelled: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of an entry; time in the engine, of its whole batch."""
-
-    entry_id: int
-    answer: Answer
-    inference_ms: float = 0.0
-
-
-Reply = Callable[[list[Done]], None]
-
-
-@dataclass(slots=True)
-class _Job:
-    entries: list[Entry]
-    reply: Reply
+_Reply: TypeAlias = tuple[Owner, list[Entry], list[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +43,23 @@ class EntryStatistics:
 class EntryQueue:
     """Owns what was accepted and is not answered; used from the event loop alone."""
 
-    model_id: str
     worker_id: str
+    writer: Writer
     max_entries: int
-    _jobs: deque[_Job] = field(default_factory=deque)
-    _running: _Job | None = None
+    limits: BatchLimits
+    waiting: PriorityQueue[Entry] = field(default_factory=PriorityQueue)
+    _weighs: bool = False  # the engine counts tokens, and somebody wants to know
+    _unweighed: dict[int, Entry] = field(default_factory=dict)
+    _running: Sequence[Entry] = ()
     _answered: int = 0
     _closed: str = "is not serving yet"
+    _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def model_id(self) -> str:
+        return self.writer.model_id
 
     def open(self) -> None:
         """From now on entries are accepted."""
@@ -76,8 +69,8 @@ class EntryQueue:
         """From now on none are; `why` ends the sentence "worker … of model … "."""
         self._closed = why
 
-    def submit(self, entries: Sequence[Entry], reply: Reply) -> None:
-        """Takes a batch; `reply` is called once for it, on the event loop, with what was not cancelled.
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Takes all of them; their owners get a reply for each that is not cancelled, on the event loop.
 
         Raises:
             WorkerUnavailable: the worker does not serve yet, or drains.
@@ -89,65 +82,93 @@ class EntryQueue:
                 model_id=self.model_id,
                 remedy="send it again; another worker will take it",
             )
-        waiting = self.statistics().queued
-        if waiting + len(entries) > self.max_entries:
-            raise QueueFull(
-                f"{waiting} entries wait in worker {self.worker_id} of model {self.model_id}",
-                model_id=self.model_id,
-                remedy="send fewer at once, or allow more workers (spec.scaling.maxReplicas)",
-                retry_after_s=1.0,
-            )
-        self._jobs.append(_Job(list(entries), reply))
-        self._empty.clear()
+        if len(self.waiting) + len(entries) > self.max_entries:
+            raise self._full()
+        now = time.monotonic()
+        for entry in entries:
+            entry.entry_id, entry.arrived_at = next(self._ids), now
+            self.waiting.push(entry)
+            if self._weighs:
+                self._unweighed[entry.entry_id] = entry
         self._arrived.set()
 
+    def cancel(self, entries: Iterable[Entry]) -> None:
+        """Nobody waits for them any more: those that wait leave, those that run are marked so."""
+        for entry in entries:
+            entry.cancelled = True
+            self.waiting.remove(entry)
+            self._unweighed.pop(entry.entry_id, None)
+
     def statistics(self) -> EntryStatistics:
-        queued = sum(not entry.cancelled for job in self._jobs for entry in job.entries)
-        return EntryStatistics(queued, len(self._running.entries) if self._running else 0, self._answered)
+        running = sum(not entry.cancelled for entry in self._running)
+        return EntryStatistics(len(self.waiting), running, self._answered)
 
     async def drained(self) -> None:
         """Returns when nothing waits and nothing runs."""
-        while self._jobs or self._running:
+        while len(self.waiting) or self._running:
             self._empty.clear()
             await self._empty.wait()
 
     def abandon(self) -> None:
         """Answers everything that is left with an error: the process is about to end."""
-        left = [*([self._running] if self._running else []), *self._jobs]
-        self._jobs.clear()
-        for job in left:
-            job.reply([Done(entry.entry_id, self._ended()) for entry in job.entries if not entry.cancelled])
+        left = [*self._running, *self.waiting.entries()]
+        replies = _replies(self.writer, left, [self._ended()] * len(left))
+        self.cancel(left)
+        self._running = ()
+        self._send(replies)
 
     async def run(self, engine: Engine, device: ThreadPoolExecutor) -> None:
-        """Puts job after job through the engine; ends by cancellation."""
+        """Puts batch after batch through the engine; ends by cancellation."""
+        self._weighs = self.limits.max_tokens is not None and isinstance(engine, TokenCounter)
+        context = copy_context()  # what is bound to every line of the log, on the device thread too
         while True:
-            while not self._jobs:
+            await self._weigh(engine, device)
+            batch = form(self.waiting, self.limits, time.monotonic())
+            if not batch:
                 self._empty.set()
                 self._arrived.clear()
                 await self._arrived.wait()
-            job = self._jobs.popleft()
-            job.entries = [entry for entry in job.entries if not entry.cancelled]
-            if job.entries:
-                self._running = job
-                done = await self._through(engine, device, job.entries)
-                self._running = None
-                self._answered += len(done)
-                job.reply(done)
+                continue
+            self._running = batch
+            request_log.started(batch)
+            replies = await asyncio.get_running_loop().run_in_executor(device, context.run, self._work, engine, batch)
+            if self._running is batch:  # else it was abandoned meanwhile, and has its answers
+                self._running = ()
+                self._send(replies)
 
-    async def _through(self, engine: Engine, device: ThreadPoolExecutor, entries: list[Entry]) -> list[Done]:
-        inputs = [entry.input for entry in entries]
+    async def _weigh(self, engine: Engine, device: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()
+        while self._unweighed:
+            entries, self._unweighed = list(self._unweighed.values()), {}
+            inputs = [entry.input() for entry in entries]
+            count = partial(count_tokens, engine, inputs, model_id=self.model_id)
+            for entry, tokens in zip(entries, await loop.run_in_executor(device, count), strict=True):
+                entry.tokens = tokens
+
+    def _work(self, engine: Engine, batch: Sequence[Entry]) -> list[_Reply]:
+        """On the device thread, up to the messages: the engine may use the memory of its answers again."""
         try:
-            batch = await loop.run_in_executor(device, lambda: run_batch(engine, inputs, model_id=self.model_id))
+            done = run_batch(engine, [entry.input() for entry in batch], model_id=self.model_id)
+            took_ms = done.seconds * 1e3
+            request_log.ended(batch, done.answers, inference_ms=took_ms)
+            return _replies(self.writer, batch, done.answers, took_ms)
         except Exception:  # noqa: BLE001 - the top of a batch: a bug of ours must not end the others
             _log.exception("worker has a bug", model=self.model_id, worker=self.worker_id)
             error = InternalError(f"worker {self.worker_id} of model {self.model_id} failed", model_id=self.model_id)
-            return [Done(entry.entry_id, error) for entry in entries]
-        for entry, answer in zip(entries, batch.answers, strict=True):
-            if isinstance(answer, InferenceFailed):
-                _log.debug("request failed", model=self.model_id, request_id=entry.request_id, cause=answer.message)
-        took_ms = batch.seconds * 1e3
-        return [Done(entry.entry_id, answer, took_ms) for entry, answer in zip(entries, batch.answers, strict=True)]
+            return _replies(self.writer, batch, [error] * len(batch))
+
+    def _send(self, replies: Iterable[_Reply]) -> None:
+        for owner, entries, messages in replies:
+            self._answered += len(entries)
+            owner.reply(entries, messages)
+
+    def _full(self) -> QueueFull:
+        return QueueFull(
+            f"{len(self.waiting)} entries wait in worker {self.worker_id} of model {self.model_id}",
+            model_id=self.model_id,
+            remedy="send fewer at once, or allow more workers (spec.scaling.maxReplicas)",
+            retry_after_s=1.0,
+        )
 
     def _ended(self) -> ModelMoraError:
         return WorkerUnavailable(
@@ -155,3 +176,16 @@ class EntryQueue:
             model_id=self.model_id,
             remedy="send it again; another worker will take it",
         )
+
+
+def _replies(
+    writer: Writer, entries: Sequence[Entry], answers: Sequence[Answer], inference_ms: float = 0.0
+) -> list[_Reply]:
+    """The messages for each owner; none for what nobody waits for any more."""
+    parts: dict[Owner, list[tuple[Entry, Done]]] = {}
+    for entry, answer in zip(entries, answers, strict=True):
+        if entry.wanted():
+            parts.setdefault(entry.owner, []).append((entry, Done(entry.sent_id, answer, inference_ms)))
+    return [
+        (owner, [entry for entry, _ in part], writer.write([done for _, done in part])) for owner, part in parts.items()
+    ]

@@ -152,6 +152,7 @@ def engine_context(settings: WorkerSettings, folder: Path) -> EngineContext:
         device=config.device,
         dtype=config.dtype,
         max_length=config.max_length,
+        max_tokens=deployment.spec.batching.max_tokens,
         parameters=config.parameters,
     )
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
+import uvloop
 
 from modelmora.errors import InternalError, InvalidSettings, ModelMoraError
 from modelmora.telemetry import configure_logging
@@ -68,7 +69,8 @@ def _run(read_settings: Callable[[], WorkerSettings]) -> int:
         settings = read_settings()
         message_path = settings.termination_message_path
         configure_logging(log_format=settings.log_format, level=settings.log_level.upper())
-        failure = asyncio.run(_serve(settings, started))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            failure = runner.run(_serve(settings, started))
     except ModelMoraError as error:
         failure = _not_started(error)
     except Exception as error:  # noqa: BLE001 - the top of the process

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+import structlog
 from pydantic import JsonValue
 
 from modelmora.errors import HealthInferenceFailed, InvalidRequest, ModelMoraError
@@ -13,6 +14,7 @@ from modelmora.wire.values import Array, InputValue, Items, to_values
 from modelmora_worker.engines import Engine, EngineInput, Outputs
 from modelmora_worker.inference import run_batch
 
+_log = structlog.get_logger(__name__)
 _FIELD: Final = "spec.health.inference.input"
 _EMBEDDINGS: Final = "embeddings"
 _SENTENCE: Final = "A short sentence that every model should be able to read."
@@ -28,6 +30,7 @@ def prove(engine: Engine, deployment: ModelDeployment) -> None:
     model_id = deployment.model_id
     answer = run_batch(engine, [test_input(deployment)], model_id=model_id).answers[0]
     if isinstance(answer, ModelMoraError):
+        _log.warning("test inference failed", model=model_id, cause=answer.message, exc_info=answer.__cause__)
         raise HealthInferenceFailed(
             f"the test inference of model {model_id} failed: {answer.message}",
             model_id=model_id,

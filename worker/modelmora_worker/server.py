@@ -16,13 +16,15 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 
 from modelmora.errors import AddressInUse, LoadError
-from modelmora.v1 import worker_pb2_grpc
+from modelmora.scheduling import BatchLimits, PriorityQueue
 from modelmora_worker import memory
 from modelmora_worker.engines import Engine
 from modelmora_worker.entries import EntryQueue
+from modelmora_worker.entry import Entry
 from modelmora_worker.lifecycle import DRAINING, SERVING, Failure, Lifecycle
 from modelmora_worker.loading import load
 from modelmora_worker.proving import prove
+from modelmora_worker.responses import Writer
 from modelmora_worker.service import WorkerService
 from modelmora_worker.settings import WorkerSettings, socket_path
 from modelmora_worker.stopping import Stopping
@@ -40,13 +42,14 @@ class Worker:
         self._settings = settings
         self._stopping = stopping
         self._lifecycle = Lifecycle()
-        self._queue = EntryQueue(settings.model_id, settings.worker_id, settings.max_queued_entries)
+        writer = Writer(settings.model_id, settings.max_message_bytes)
+        self._queue = _queue(settings, writer)
         self._service = WorkerService(
             queue=self._queue,
+            writer=writer,
             lifecycle=self._lifecycle,
             stopping=stopping,
             identity=settings.identity,
-            max_message_bytes=settings.max_message_bytes,
         )
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
@@ -96,7 +99,7 @@ class Worker:
         size = self._settings.max_message_bytes
         options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
         main = _listener(self._settings.address, options)
-        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self._service, main)
+        self._service.add_to(main)
         listeners = [main]
         if self._settings.health_address:
             listeners.append(_listener(self._settings.health_address, []))
@@ -161,6 +164,13 @@ class Worker:
     async def _measure(self) -> None:
         measured = await asyncio.to_thread(memory.measure)
         self._lifecycle.measured(used=measured.used, vram=measured.vram)
+
+
+def _queue(settings: WorkerSettings, writer: Writer) -> EntryQueue:
+    # No batch is larger in bytes than one that a router can send.
+    limits = BatchLimits.of(settings.deployment.spec.batching, max_bytes=settings.max_message_bytes)
+    waiting: PriorityQueue[Entry] = PriorityQueue(ageing_s=settings.ageing_s or math.inf)
+    return EntryQueue(settings.worker_id, writer, settings.max_queued_entries, limits, waiting)
 
 
 def _listener(address: str, options: list[tuple[str, int]]) -> grpc.aio.Server:

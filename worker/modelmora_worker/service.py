@@ -13,44 +13,58 @@ from grpc_status import rpc_status
 from pydantic import JsonValue
 
 from modelmora.control import WORKER_METADATA
-from modelmora.errors import FeatureUnavailable, InvalidRequest, MalformedRequest, ModelMoraError, PayloadTooLarge
+from modelmora.errors import FeatureUnavailable, InvalidRequest, MalformedRequest, ModelMoraError
+from modelmora.spec import Priority
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire import values
 from modelmora.wire.status import to_rpc
-from modelmora_worker.engines import EngineInput
-from modelmora_worker.entries import Done, Entry, EntryQueue
-from modelmora_worker.inference import to_outputs
+from modelmora_worker.entries import EntryQueue
+from modelmora_worker.entry import Done, Entry
 from modelmora_worker.lifecycle import Lifecycle, to_update
+from modelmora_worker.responses import Writer
 from modelmora_worker.stopping import Stopping
 
 Requests = AsyncIterator[worker_pb2.ProcessRequest]
 _END: Final = None
-_FRAME_BYTES: Final = 1024  # of a message around its results
+_MOST_UNREAD: Final = 64  # messages
+# Routers that send none, or one that this release does not know, are older or newer than it.
+_PRIORITIES: Final = {priority.value: priority for priority in Priority}
+_NAME: Final = worker_pb2.DESCRIPTOR.services_by_name["WorkerService"].full_name
 
 
 @dataclass(slots=True, eq=False)
 class _Stream:
-    """One router's stream: what it sent and has no answer for, and the answers that wait to be written.
+    """One router's stream: what it sent and has no answer for, and the messages that wait to be written.
 
-    The outbox holds no more than the queue accepted, so that it needs no bound of its own.
+    While a router does not read its answers, nothing more of it is read: so the outbox needs no other bound.
     """
 
     open: dict[int, Entry] = field(default_factory=dict)
-    outbox: asyncio.Queue[list[Done] | None] = field(default_factory=asyncio.Queue)
+    outbox: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
+    written: asyncio.Event = field(default_factory=asyncio.Event)
     half_closed: bool = False  # the router sends nothing more
 
-    def reply(self, done: list[Done]) -> None:
-        for item in done:
-            self.open.pop(item.entry_id, None)
-        self.outbox.put_nowait(done)
+    def reply(self, entries: Iterable[Entry], messages: Iterable[bytes]) -> None:
+        for entry in entries:
+            self.open.pop(entry.sent_id, None)
+        self.write(messages)
         self.end_if_finished()
 
-    def cancel(self, entry_ids: Iterable[int]) -> None:
-        for entry_id in entry_ids:
-            entry = self.open.pop(entry_id, None)
-            if entry is not None:
-                entry.cancelled = True
+    def write(self, messages: Iterable[bytes]) -> None:
+        for message in messages:
+            self.outbox.put_nowait(message)
+
+    async def until_read(self) -> None:
+        """Returns when few enough messages wait; ends by cancellation, with the stream."""
+        while self.outbox.qsize() > _MOST_UNREAD:
+            self.written.clear()
+            await self.written.wait()
+
+    def take(self, sent_ids: Iterable[int]) -> list[Entry]:
+        """The entries of those numbers that have no answer yet; they get none any more."""
+        taken = [entry for sent_id in sent_ids if (entry := self.open.pop(sent_id, None))]
         self.end_if_finished()
+        return taken
 
     def end_if_finished(self) -> None:
         if self.half_closed and not self.open:
@@ -65,14 +79,22 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     """See worker.proto."""
 
     def __init__(
-        self, *, queue: EntryQueue, lifecycle: Lifecycle, stopping: Stopping, identity: str, max_message_bytes: int
+        self, *, queue: EntryQueue, writer: Writer, lifecycle: Lifecycle, stopping: Stopping, identity: str
     ) -> None:
         self._queue = queue
+        self._writer = writer
         self._lifecycle = lifecycle
         self._stopping = stopping
         self._identity = identity
-        self._max_result_bytes = max_message_bytes - _FRAME_BYTES
         self._streams: set[_Stream] = set()
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """As generated, but for Process: what it writes are bytes already."""
+        worker_pb2_grpc.add_WorkerServiceServicer_to_server(self, server)
+        process: grpc.RpcMethodHandler[worker_pb2.ProcessRequest, bytes] = grpc.stream_stream_rpc_method_handler(
+            self.Process, request_deserializer=worker_pb2.ProcessRequest.FromString
+        )
+        server.add_registered_method_handlers(_NAME, {"Process": process})  # over the one of that name
 
     def end_streams(self) -> None:
         """Every Process stream ends once its answers are written."""
@@ -82,7 +104,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     async def Process(  # type: ignore[override]  # noqa: N802 - the name in the protocol; writes by the context
         self,
         request_iterator: Requests,
-        context: grpc.aio.ServicerContext[worker_pb2.ProcessRequest, worker_pb2.ProcessResponse],
+        context: grpc.aio.ServicerContext[worker_pb2.ProcessRequest, bytes],
     ) -> None:
         stream = _Stream()
         self._streams.add(stream)
@@ -90,13 +112,13 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
             await context.send_initial_metadata(((WORKER_METADATA, self._identity),))
             async with asyncio.TaskGroup() as tasks:
                 reader = tasks.create_task(self._read(request_iterator, stream), name="process-reader")
-                while (done := await stream.outbox.get()) is not _END:
-                    for response in self._responses(done):
-                        await context.write(response)
+                while (message := await stream.outbox.get()) is not _END:
+                    await context.write(message)
+                    stream.written.set()
                 reader.cancel()
         finally:
             self._streams.discard(stream)
-            stream.cancel(list(stream.open))
+            self._queue.cancel(stream.take(list(stream.open)))
 
     async def Status(  # noqa: N802 - as Process
         self,
@@ -134,69 +156,50 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                     case "batch":
                         self._accept(request.batch, stream)
                     case "cancel":
-                        stream.cancel(request.cancel.entry_ids)
+                        self._queue.cancel(stream.take(request.cancel.entry_ids))
+                await stream.until_read()
         finally:
             stream.half_closed = True
             stream.end_if_finished()
 
     def _accept(self, batch: worker_pb2.Batch, stream: _Stream) -> None:
-        entries, refused = _decoded(batch, stream.open)
+        entries, refused = _decoded(batch, stream)
         if refused:
-            stream.outbox.put_nowait(refused)
+            stream.write(self._writer.write(refused))
         if not entries:
             return
-        stream.open |= {entry.entry_id: entry for entry in entries}
+        stream.open |= {entry.sent_id: entry for entry in entries}
         try:
-            self._queue.submit(entries, stream.reply)
+            self._queue.submit(entries)
         except ModelMoraError as error:
-            stream.reply([Done(entry.entry_id, error) for entry in entries])
-
-    def _responses(self, done: list[Done]) -> list[worker_pb2.ProcessResponse]:
-        """One message for a batch, or one for each entry where together they would be too large for one."""
-        results = [self._result(item) for item in done]
-        if sum(result.ByteSize() for result in results) <= self._max_result_bytes:
-            return [worker_pb2.ProcessResponse(results=results)]
-        return [worker_pb2.ProcessResponse(results=[self._bounded(result)]) for result in results]
-
-    def _bounded(self, result: worker_pb2.EntryResult) -> worker_pb2.EntryResult:
-        if result.ByteSize() <= self._max_result_bytes:
-            return result
-        error = PayloadTooLarge(
-            f"the answer of model {self._queue.model_id} has {result.ByteSize()} bytes; a message may have "
-            f"{self._max_result_bytes}",
-            model_id=self._queue.model_id,
-            remedy="ask for fewer inputs in one request",
-        )
-        return worker_pb2.EntryResult(entry_id=result.entry_id, error=to_rpc(error))
-
-    def _result(self, done: Done) -> worker_pb2.EntryResult:
-        answer = done.answer
-        if not isinstance(answer, ModelMoraError):
-            try:
-                output = worker_pb2.Output(values=to_outputs(answer, model_id=self._queue.model_id))
-                return worker_pb2.EntryResult(entry_id=done.entry_id, output=output, inference_ms=done.inference_ms)
-            except ModelMoraError as error:
-                answer = error
-        return worker_pb2.EntryResult(entry_id=done.entry_id, error=to_rpc(answer), inference_ms=done.inference_ms)
+            stream.reply(entries, self._writer.write([Done(entry.sent_id, error) for entry in entries]))
 
 
-def _decoded(batch: worker_pb2.Batch, known: dict[int, Entry]) -> tuple[list[Entry], list[Done]]:
+def _decoded(batch: worker_pb2.Batch, stream: _Stream) -> tuple[list[Entry], list[Done]]:
     """The entries that can be read, and the answers for those that cannot."""
-    entries: list[Entry] = []
+    entries: dict[int, Entry] = {}
     refused: list[Done] = []
-    seen = set(known)
     for entry in batch.entries:
-        if entry.entry_id in seen:
-            refused.append(Done(entry.entry_id, _twice(entry)))
-            continue
-        seen.add(entry.entry_id)
         try:
-            read = EngineInput(values.from_values(entry.input), _parameters(entry))
+            if entry.entry_id in stream.open or entry.entry_id in entries:
+                raise _twice(entry)
+            entries[entry.entry_id] = _read(entry, stream)
         except ModelMoraError as error:
             refused.append(Done(entry.entry_id, error.located(request_id=entry.request_id)))
-            continue
-        entries.append(Entry(entry.entry_id, read, entry.request_id))
-    return entries, refused
+    return list(entries.values()), refused
+
+
+def _read(entry: worker_pb2.BatchEntry, stream: _Stream) -> Entry:
+    return Entry(
+        sent_id=entry.entry_id,
+        owner=stream,
+        values=values.from_values(entry.input),
+        parameters=_parameters(entry),
+        priority=_PRIORITIES.get(entry.priority, Priority.NORMAL),
+        alone=entry.alone,
+        request_id=entry.request_id,
+        traceparent=entry.traceparent,
+    )
 
 
 def _parameters(entry: worker_pb2.BatchEntry) -> dict[str, JsonValue]:

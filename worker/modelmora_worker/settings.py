@@ -44,6 +44,8 @@ class WorkerSettings(BaseSettings):
     """How often memory is measured."""
     max_message_bytes: int = Field(default=64 * 1024 * 1024, ge=1024 * 1024)
     max_queued_entries: int = Field(default=1024, ge=1)
+    ageing_s: float = Field(default=30.0, ge=0)
+    """As the router's setting: an entry that has waited so long counts as one priority more urgent; 0: never."""
     started_at: float | None = None
     """Unix time at which the parent began to start this process."""
     first_start_file: Path | None = None

@@ -1,10 +1,10 @@
 {{- /* The least verbs: each is used by the code, and a test holds this list. A Role where namespaces are named, else a ClusterRole. */ -}}
 {{- define "modelmora.rules.operator" -}}
 - apiGroups: [modelmora.io]
-  resources: [modeldeployments]
+  resources: [modeldeployments, modelroutes]
   verbs: [list, watch]
 - apiGroups: [modelmora.io]
-  resources: [modeldeployments/status]
+  resources: [modeldeployments/status, modelroutes/status]
   verbs: [patch]
 - apiGroups: [""]
   resources: [pods]
@@ -16,7 +16,7 @@
 
 {{- define "modelmora.rules.router" -}}
 - apiGroups: [modelmora.io]
-  resources: [modeldeployments]
+  resources: [modeldeployments, modelroutes]
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [pods]

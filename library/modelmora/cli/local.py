@@ -24,9 +24,11 @@ from modelmora.control.local import LocalControl
 from modelmora.errors import ModelMoraError
 from modelmora.telemetry import resolved
 from modelmora_operator import local as operator
+from modelmora_operator.metrics import Metrics
 from modelmora_operator.settings import OperatorSettings
 from modelmora_router import server as router
-from modelmora_router.settings import RouterSettings
+from modelmora_router.exporting import exporting
+from modelmora_router.settings import RouterSettings, TracingSettings
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +43,7 @@ class LocalSettings:
     serve: ServeSettings
     operator: OperatorSettings
     router: RouterSettings
+    tracing: TracingSettings
 
 
 def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSettings:
@@ -54,6 +57,7 @@ def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSetting
         serve=program_settings.read(ServeSettings, file_values=values, flags=flags),
         operator=program_settings.read(OperatorSettings, file_values=values, flags=flags),
         router=program_settings.read(RouterSettings, file_values=values, flags=flags),
+        tracing=program_settings.read(TracingSettings, file_values={}, flags={}),
     )
 
 
@@ -87,9 +91,9 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> None:
-    control = LocalControl()
+    control, metrics = LocalControl(), Metrics()
     stopping, workers_stopping, deployments_known = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    with _signals(stopping):
+    with _signals(stopping), exporting(settings.tracing) as spans:
         async with asyncio.TaskGroup() as tasks:
             operating = operator.run(
                 settings.operator,
@@ -98,6 +102,7 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> 
                 paths=sources.paths,
                 deployments=sources.deployments,
                 worker_options=_logging_of_workers(settings.serve),
+                metrics=metrics,
                 ready=deployments_known,
                 stop=workers_stopping,
             )
@@ -105,7 +110,14 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> 
             await deployments_known.wait()
             announced = Announcement(settings.operator.state_dir, control, ask, tasks)
             with announced:
-                await router.run(settings.router, control, ready=announced.show, stop=stopping)
+                await router.run(
+                    settings.router,
+                    control,
+                    ready=announced.show,
+                    stop=stopping,
+                    spans=spans,
+                    collectors=[metrics.registry],
+                )
             workers_stopping.set()
 
 

@@ -2,6 +2,7 @@
 
 from modelmora.client.aio import AsyncClient
 from modelmora.client.messages import InferenceResult, Model, SystemStatus, Timing
+from modelmora.client.streams import InferenceRequest
 from modelmora.client.sync import Client
 
-__all__ = ["AsyncClient", "Client", "InferenceResult", "Model", "SystemStatus", "Timing"]
+__all__ = ["AsyncClient", "Client", "InferenceRequest", "InferenceResult", "Model", "SystemStatus", "Timing"]

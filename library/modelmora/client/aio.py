@@ -1,6 +1,8 @@
 """The client for asyncio; create it inside the event loop that uses it."""
 
-from collections.abc import Mapping
+import asyncio
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,6 +12,7 @@ import grpc.aio
 from modelmora.client import calls, messages
 from modelmora.client.calls import Call, Stubs
 from modelmora.client.messages import DEFAULT_TARGET, InferenceResult, Input, Model, SystemStatus
+from modelmora.client.streams import Exchange, InferenceRequest, StreamResult
 from modelmora.spec import Priority
 
 R = TypeVar("R")
@@ -58,6 +61,33 @@ class AsyncClient:
         )
         return await self._run(call, deadline_seconds)
 
+    async def infer_stream(
+        self,
+        requests: Iterable[InferenceRequest] | AsyncIterable[InferenceRequest],
+        *,
+        deadline_seconds: float = math.inf,
+    ) -> AsyncIterator[StreamResult]:
+        """As `Client.infer_stream`; the requests may come from an asynchronous iterable."""
+        exchange = Exchange(endpoint=self.target)
+        call = self._stubs.inference.InferStream(timeout=messages.time_limit(deadline_seconds), metadata=self._metadata)
+        writer = asyncio.create_task(_write(call, exchange, requests), name="requests of a stream")
+        try:
+            while (response := await call.read()) is not grpc.aio.EOF:
+                for unsent in exchange.unsent():
+                    yield unsent
+                if result := exchange.result(response):
+                    yield result
+        except grpc.RpcError as error:
+            raise messages.failure(error, endpoint=self.target) from None
+        finally:
+            writer.cancel()
+            call.cancel()
+            await asyncio.wait([writer])
+        for unsent in exchange.unsent():
+            yield unsent
+        if exchange.failure:
+            raise exchange.failure
+
     async def list_models(self, *, task: str = "") -> list[Model]:
         """As `Client.list_models`."""
         page = await self._run(calls.list_models(task, ""))
@@ -94,3 +124,26 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise messages.failure(error, endpoint=self.target) from None
         return call.read(answer)
+
+
+async def _write(call: Any, exchange: Exchange, requests: Iterable[Any] | AsyncIterable[Any]) -> None:  # noqa: ANN401
+    """Sends the requests; what keeps them from being sent, the reader of the answers hears of."""
+    try:
+        async for request in _each(requests):
+            if message := exchange.message(request):
+                await call.write(message)
+        await call.done_writing()
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return
+    except Exception as error:  # noqa: BLE001 - the caller's own iterable
+        exchange.failure = error
+        await call.done_writing()
+
+
+async def _each(requests: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request

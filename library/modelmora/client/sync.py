@@ -1,6 +1,7 @@
 """The client for threads. One channel, used by any number of them."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -9,6 +10,7 @@ import grpc
 from modelmora.client import calls, messages
 from modelmora.client.calls import Call, Stubs
 from modelmora.client.messages import DEFAULT_TARGET, InferenceResult, Input, Model, SystemStatus
+from modelmora.client.streams import Exchange, InferenceRequest, StreamResult
 from modelmora.spec import Priority
 
 R = TypeVar("R")
@@ -75,6 +77,38 @@ class Client:
             request_id=request_id,
         )
         return self._run(call, deadline_seconds)
+
+    def infer_stream(
+        self, requests: Iterable[InferenceRequest], *, deadline_seconds: float = math.inf
+    ) -> Iterator[StreamResult]:
+        """Many requests on one stream; yields each answer, or the error of a request, in the order of their ends.
+
+        The requests are taken, in another thread, as fast as the server takes them, and the server takes none for as
+        long as too many of its answers are not taken here. Closing the iterator withdraws what is unanswered.
+
+        Args:
+            requests: of any number and of any models. If the iterable raises, so does this, after the answers.
+            deadline_seconds: the end of the whole stream; each request can have a timeout of its own.
+
+        Raises:
+            ModelMoraError: the stream itself broke; what is unanswered then is not known.
+        """
+        exchange = Exchange(endpoint=self.target)
+        call = self._stubs.inference.InferStream(
+            exchange.messages(requests), timeout=messages.time_limit(deadline_seconds), metadata=self._metadata
+        )
+        try:
+            for response in call:
+                yield from exchange.unsent()
+                if result := exchange.result(response):
+                    yield result
+        except grpc.RpcError as error:
+            raise messages.failure(error, endpoint=self.target) from None
+        finally:
+            call.cancel()
+        yield from exchange.unsent()
+        if exchange.failure:
+            raise exchange.failure
 
     def list_models(self, *, task: str = "") -> list[Model]:
         """All models, or those of one task."""

@@ -1,8 +1,8 @@
 """What operator and router say to each other.
 
-The router reads which deployments and which workers there are, and writes one thing: its demand, how much each model is
-wanted. Everything is level-based: a watch yields the whole present state, newest first and only the newest, so that a
-slow reader skips what is over; a demand replaces the demand before it.
+The router reads which deployments, routes and workers there are, and writes one thing: its demand, how much each model
+is wanted. Everything is level-based: a watch yields the whole present state, newest first and only the newest, so that
+a slow reader skips what is over; a demand replaces the demand before it.
 
 There are two adapters: Kubernetes (watches and Leases) and local (`modelmora.control.local`, one process).
 """
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, ModelRoute
 
 # With this initial metadata a worker says its worker_id on the call stream: its address may have been another's before.
 WORKER_METADATA: Final = "modelmora-worker"
@@ -19,7 +19,7 @@ WORKER_METADATA: Final = "modelmora-worker"
 
 @dataclass(frozen=True, slots=True, order=True)
 class Key:
-    """The identity of a ModelDeployment object."""
+    """The identity of a ModelDeployment, or of a ModelRoute."""
 
     namespace: str
     name: str
@@ -49,6 +49,7 @@ class Demand:
 
 
 Deployments = Mapping[Key, ModelDeployment]
+Routes = Mapping[Key, ModelRoute]
 Workers = Mapping[str, Worker]
 Demands = Mapping[Key, Demand]
 
@@ -58,6 +59,10 @@ class Control(Protocol):
 
     def watch_deployments(self) -> AsyncIterator[Deployments]:
         """All deployments, with status; at once and after every change."""
+        ...
+
+    def watch_routes(self) -> AsyncIterator[Routes]:
+        """All routes; at once and after every change."""
         ...
 
     def watch_workers(self) -> AsyncIterator[Workers]:

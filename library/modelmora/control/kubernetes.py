@@ -1,23 +1,23 @@
-"""The control in a cluster: deployments and workers are watched there, the router's demand is a Lease.
+"""The control in a cluster: deployments, routes and workers are watched there, the router's demand is a Lease.
 
 Needs the package kubernetes, which comes with the extra [router].
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import structlog
 
-from modelmora.control import Demands, Deployments, Key, Worker, Workers
+from modelmora.control import Demands, Deployments, Key, Routes, Worker, Workers
 from modelmora.control.leases import MANAGER, RENEW_S, Holder, owned_lease
 from modelmora.errors import InvalidManifest, ServerUnavailable
 from modelmora.kube import names
-from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Kube, KubeError, Object
+from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, ROUTES, Kube, KubeError, Object
 from modelmora.kube.following import Name, State, follow_all
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, ModelRoute
 
 _SELECTOR: Final = f"{names.COMPONENT}={names.WORKER}"
 _OVER: Final = ("Succeeded", "Failed")  # phases of pods that have ended, and stay so
@@ -26,6 +26,8 @@ _BACKOFF_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 _WRITE_S: Final = 3.0
 
 log = structlog.get_logger(__name__)
+
+R = TypeVar("R", bound=ModelDeployment | ModelRoute)
 
 
 class KubernetesControl:
@@ -41,8 +43,14 @@ class KubernetesControl:
         self._written_at = 0.0
 
     async def watch_deployments(self) -> AsyncIterator[Deployments]:
-        reader = DeploymentReader()
+        reader = deployment_reader()
         async for state in follow_all(self._kube, DEPLOYMENTS, self._namespaces):
+            yield reader.read(state)
+
+    async def watch_routes(self) -> AsyncIterator[Routes]:
+        reader = route_reader()
+        # Without its definition there is no route: models are served all the same.
+        async for state in follow_all(self._kube, ROUTES, self._namespaces, optional=True):
             yield reader.read(state)
 
     async def watch_workers(self) -> AsyncIterator[Workers]:
@@ -123,18 +131,20 @@ def _remedy(error: KubeError) -> str:
     return "wait: it is tried again"
 
 
-# ---------------------------------------------------------------------------------------------------- deployments
+# ---------------------------------------------------------------------------------------------------- what is read
 
 
-class DeploymentReader:
-    """Reads what changed, and keeps what it has read."""
+class Reader(Generic[R]):
+    """Reads what changed of one kind, and keeps what it has read."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str, stored: Callable[[Object], R]) -> None:
+        self._kind = kind
+        self._stored = stored
         self._versions: dict[Name, str] = {}
-        self._read: dict[Name, ModelDeployment] = {}
+        self._read: dict[Name, R] = {}
 
-    def read(self, state: State) -> Deployments:
-        """All deployments that can be read; one that no longer can be, as it last could."""
+    def read(self, state: State) -> dict[Key, R]:
+        """All that can be read; one that no longer can be, as it last could."""
         for name in self._versions.keys() - state.keys():
             del self._versions[name]
             self._read.pop(name, None)
@@ -143,22 +153,33 @@ class DeploymentReader:
             if self._versions.get(name) != version:
                 self._versions[name] = version
                 self._take(name, item)
-        return {Key(*name): deployment for name, deployment in self._read.items()}
+        return {Key(*name): one for name, one in self._read.items()}
 
     def _take(self, name: Name, item: Object) -> None:
         before = self._read.get(name)
         if before is not None and before.metadata.uid != item["metadata"].get("uid", ""):
             del self._read[name]  # another object under its name
         try:
-            self._read[name] = ModelDeployment.stored(item)
+            self._read[name] = self._stored(item)
         except InvalidManifest as error:
             log.warning(
-                "a deployment cannot be read",
-                deployment="/".join(name),
+                "a stored object cannot be read",
+                kind=self._kind,
+                name="/".join(name),
                 serves_as_it_was=name in self._read,
                 why=error.message,
                 remedy="correct it, or update ModelMora if a newer one wrote it",
             )
+
+
+def deployment_reader() -> Reader[ModelDeployment]:
+    """Of ModelDeployments."""
+    return Reader(DEPLOYMENTS.kind, ModelDeployment.stored)
+
+
+def route_reader() -> Reader[ModelRoute]:
+    """Of ModelRoutes."""
+    return Reader(ROUTES.kind, ModelRoute.stored)
 
 
 # ---------------------------------------------------------------------------------------------------- workers

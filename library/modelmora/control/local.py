@@ -2,20 +2,25 @@
 
 from collections.abc import AsyncIterator
 
-from modelmora.control import Demands, Deployments, Workers
+from modelmora.control import Demands, Deployments, Routes, Workers
 from modelmora.watching import Cell
 
 
 class LocalControl:
-    """`modelmora.control.Control` within one process; the operator's side are the three cells."""
+    """`modelmora.control.Control` within one process; the operator's side are the four cells."""
 
     def __init__(self) -> None:
         self.deployments: Cell[Deployments] = Cell()
+        self.routes: Cell[Routes] = Cell()
+        self.routes.set({})  # an operator that knows of none need not say so
         self.workers: Cell[Workers] = Cell()
         self.demands: Cell[Demands] = Cell()
 
     def watch_deployments(self) -> AsyncIterator[Deployments]:
         return self.deployments.watch()
+
+    def watch_routes(self) -> AsyncIterator[Routes]:
+        return self.routes.watch()
 
     def watch_workers(self) -> AsyncIterator[Workers]:
         return self.workers.watch()

@@ -44,14 +44,19 @@ async def follow_all(
     *,
     selector: str = "",
     gone_after_s: float = _GONE_AFTER_S,
+    optional: bool = False,
 ) -> AsyncIterator[State]:
     """As `follow`, of several namespaces together, or of all; first when every one of them is known.
 
     A namespace that may not be looked into for so long counts as gone, with what is in it, until it may be again.
+    Of an `optional` kind there are none where the API server does not know it: at the start at once, later after as
+    long, since a server that has just started may not know it for a moment.
     """
     changed = asyncio.Event()
     places: Sequence[str | None] = namespaces or (None,)
-    followers = [_Follower(kube, resource, place, selector, changed, gone_after_s) for place in places]
+    followers = [
+        _Follower(kube, resource, place, selector, changed, gone_after_s, optional=optional) for place in places
+    ]
     tasks = [asyncio.create_task(one.run(), name=f"{resource.plural} of {one.where}") for one in followers]
     for task in tasks:
         task.add_done_callback(lambda _: changed.set())
@@ -81,6 +86,8 @@ class _Follower:
         selector: str,
         changed: asyncio.Event,
         gone_after_s: float,
+        *,
+        optional: bool = False,
     ) -> None:
         self._kube = kube
         self._resource = resource
@@ -88,7 +95,9 @@ class _Follower:
         self._selector = selector
         self._changed = changed
         self._gone_after_s = gone_after_s
+        self._optional = optional
         self._forbidden_since: float | None = None
+        self._unknown_since: float | None = None
         self._version = ""  # of the state; empty: list anew
         self._listed_at = 0.0
         self._complaint = ""
@@ -131,7 +140,7 @@ class _Follower:
         listed = await self._kube.list(self._resource, self._namespace, selector=self._selector)
         self.state = {name_of(item): item for item in listed.items}
         self._version, self._listed_at, self.known = listed.resource_version, time.monotonic(), True
-        self._forbidden_since = None
+        self._forbidden_since = self._unknown_since = None
         self._well()
         self._changed.set()
 
@@ -149,6 +158,7 @@ class _Follower:
                 return
         forbidden = isinstance(error, KubeError) and error.status == FORBIDDEN
         self._count_as_gone(forbidden=forbidden)
+        self._count_as_unknown(unknown=isinstance(error, KubeError) and error.status == NOT_FOUND)
         # Told once, not at every attempt; the words of a refusal differ between a list and a watch.
         if (complaint := "forbidden" if forbidden else str(error)) != self._complaint:
             self._complaint = complaint
@@ -163,7 +173,20 @@ class _Follower:
             return
         now = time.monotonic()
         self._forbidden_since = self._forbidden_since or now
-        if now - self._forbidden_since >= self._gone_after_s and (self.state or not self.known):
+        if now - self._forbidden_since >= self._gone_after_s:
+            self._there_is_nothing()
+
+    def _count_as_unknown(self, *, unknown: bool) -> None:
+        if not unknown or not self._optional:
+            self._unknown_since = None
+            return
+        now = time.monotonic()
+        self._unknown_since = self._unknown_since or now
+        if not self.known or now - self._unknown_since >= self._gone_after_s:
+            self._there_is_nothing()
+
+    def _there_is_nothing(self) -> None:
+        if self.state or not self.known:
             self.state, self.known = {}, True
             self._changed.set()
 

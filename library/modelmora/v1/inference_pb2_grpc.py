@@ -70,7 +70,9 @@ class InferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def InferStream(self, request_iterator, context):
-        """Many requests and answers on one stream, matched by request_id, in the order in which they finish.
+        """Many requests and answers on one stream, matched by request_id, in the order in which they finish. The router reads
+        no further while as many of the stream's requests are unanswered as it takes of one stream, so a caller that does
+        not read its answers is not read from either. Large answers come in parts.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

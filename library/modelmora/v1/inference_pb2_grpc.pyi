@@ -37,7 +37,10 @@ class InferenceServiceStub:
     InferAsync: _grpc.UnaryUnaryMultiCallable[_types_pb2.InferenceRequest, _inference_pb2.JobReference]
     """Accepts a request to be worked on later and answers with a job to ask for."""
     InferStream: _grpc.StreamStreamMultiCallable[_types_pb2.InferenceRequest, _types_pb2.InferenceResponse]
-    """Many requests and answers on one stream, matched by request_id, in the order in which they finish."""
+    """Many requests and answers on one stream, matched by request_id, in the order in which they finish. The router reads
+    no further while as many of the stream's requests are unanswered as it takes of one stream, so a caller that does
+    not read its answers is not read from either. Large answers come in parts.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -47,7 +50,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     InferAsync: _aio.UnaryUnaryMultiCallable[_types_pb2.InferenceRequest, _inference_pb2.JobReference]  # type: ignore[assignment]
     """Accepts a request to be worked on later and answers with a job to ask for."""
     InferStream: _aio.StreamStreamMultiCallable[_types_pb2.InferenceRequest, _types_pb2.InferenceResponse]  # type: ignore[assignment]
-    """Many requests and answers on one stream, matched by request_id, in the order in which they finish."""
+    """Many requests and answers on one stream, matched by request_id, in the order in which they finish. The router reads
+    no further while as many of the stream's requests are unanswered as it takes of one stream, so a caller that does
+    not read its answers is not read from either. Large answers come in parts.
+    """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -72,6 +78,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_types_pb2.InferenceRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_types_pb2.InferenceResponse], _abc.AsyncIterator[_types_pb2.InferenceResponse]]:
-        """Many requests and answers on one stream, matched by request_id, in the order in which they finish."""
+        """Many requests and answers on one stream, matched by request_id, in the order in which they finish. The router reads
+        no further while as many of the stream's requests are unanswered as it takes of one stream, so a caller that does
+        not read its answers is not read from either. Large answers come in parts.
+        """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -304,6 +304,36 @@ class Timing(_message.Message):
 Global___Timing: _TypeAlias = Timing  # noqa: Y015
 
 @_typing.final
+class Part(_message.Message):
+    """A piece of an answer that is too large for one message: the data of all parts, in order, are a serialized
+    InferenceResponse. Parts of different answers may alternate.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """From 0."""
+    last: _builtins.bool
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        last: _builtins.bool = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "index", b"index", "last", b"last"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Part: _TypeAlias = Part  # noqa: Y015
+
+@_typing.final
 class InferenceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -334,6 +364,7 @@ class InferenceResponse(_message.Message):
     TIMING_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PART_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     version: _builtins.str
     request_id: _builtins.str
@@ -345,6 +376,10 @@ class InferenceResponse(_message.Message):
     def error(self) -> _status_pb2.Status:
         """Only in InferStream, where one failed request must not end the stream. Details as in any other error of ours."""
 
+    @_builtins.property
+    def part(self) -> Global___Part:
+        """Only in InferStream; besides it, only request_id is set."""
+
     def __init__(
         self,
         *,
@@ -354,10 +389,11 @@ class InferenceResponse(_message.Message):
         timing: Global___Timing | None = ...,
         request_id: _builtins.str = ...,
         error: _status_pb2.Status | None = ...,
+        part: Global___Part | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "timing", b"timing"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "part", b"part", "timing", b"timing"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "output", b"output", "request_id", b"request_id", "timing", b"timing", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "model_id", b"model_id", "output", b"output", "part", b"part", "request_id", b"request_id", "timing", b"timing", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,10 +101,19 @@ class BatchEntry(_message.Message):
     INPUT_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    ALONE_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Unique within the stream."""
     request_id: _builtins.str
     """For the log."""
+    priority: _types_pb2.Priority.ValueType
+    """The worker puts entries of several routers and of its own clients into one order."""
+    traceparent: _builtins.str
+    """W3C trace context of the caller; empty without one."""
+    alone: _builtins.bool
+    """Goes through the engine in a batch of its own: a worker ended while it had this entry, perhaps because of it."""
     @_builtins.property
     def input(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Value]: ...
     @_builtins.property
@@ -116,10 +125,13 @@ class BatchEntry(_message.Message):
         input: _abc.Mapping[_builtins.str, _types_pb2.Value] | None = ...,
         parameters: _struct_pb2.Struct | None = ...,
         request_id: _builtins.str = ...,
+        priority: _types_pb2.Priority.ValueType = ...,
+        traceparent: _builtins.str = ...,
+        alone: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "input", b"input", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "entry_id", b"entry_id", "input", b"input", "parameters", b"parameters", "priority", b"priority", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,8 @@ TABLE: Final[Mapping[type[ModelMoraError], Codes]] = {
     errors.DeadlineExceeded: Codes(_S.DEADLINE_EXCEEDED, 504, "The request's time is over"),
     errors.RequestCancelled: Codes(_S.CANCELLED, 499, "The caller left"),
     errors.QueueFull: Codes(_S.RESOURCE_EXHAUSTED, 429, "Too many requests wait for the model"),
+    errors.RateLimited: Codes(_S.RESOURCE_EXHAUSTED, 429, "More requests than the model admits"),
+    errors.MemoryFull: Codes(_S.RESOURCE_EXHAUSTED, 429, "The server holds too many bytes of requests"),
     errors.ColdStartTimeout: Codes(_S.UNAVAILABLE, 503, "The model did not wake in time"),
     errors.ModelUnhealthy: Codes(_S.UNAVAILABLE, 503, "The model cannot be loaded"),
     errors.ModelSuspended: Codes(_S.UNAVAILABLE, 503, "The model is suspended"),

@@ -53,28 +53,40 @@ def to_value(value: InputValue, *, field: str = "input") -> types_pb2.Value:
     Raises:
         InvalidRequest: a type that cannot travel, or a text that is no Unicode.
     """
+    message = types_pb2.Value()
+    put_value(value, message, field=field)
+    return message
+
+
+def put_value(value: InputValue, message: types_pb2.Value, *, field: str = "input") -> None:
+    """Writes one value into an empty message where it is: putting a message into another copies all its data.
+
+    Raises:
+        InvalidRequest: as `to_value`; the message may then hold a part of the value.
+    """
     match value:
         case np.ndarray():
-            return types_pb2.Value(tensor=to_tensor(value, field=field))
+            _put_tensor(value, message.tensor, field=field)
         case str():
-            return _text([value], field=field)
+            _put_texts([value], message.text, field=field)
         case bytes():
-            return types_pb2.Value(images=types_pb2.Images(items=[types_pb2.Image(data=value)]))
+            message.images.items.add(data=value)
         case list() | tuple() if value and all(isinstance(item, str) for item in value):
-            return _text([str(item) for item in value], field=field)
+            _put_texts([str(item) for item in value], message.text, field=field)
         case list() | tuple() if value and all(isinstance(item, bytes) for item in value):
-            images = [types_pb2.Image(data=bytes(item)) for item in value if isinstance(item, bytes)]
-            return types_pb2.Value(images=types_pb2.Images(items=images))
-    raise InvalidRequest(
-        f"{field} is {_described(value)}",
-        field=field,
-        remedy="give a text, a list of texts, encoded images as bytes, or a NumPy array",
-    )
+            for item in value:
+                message.images.items.add(data=bytes(item))
+        case _:
+            raise InvalidRequest(
+                f"{field} is {_described(value)}",
+                field=field,
+                remedy="give a text, a list of texts, encoded images as bytes, or a NumPy array",
+            )
 
 
-def _text(items: list[str], *, field: str) -> types_pb2.Value:
+def _put_texts(items: list[str], message: types_pb2.Text, *, field: str) -> None:
     try:
-        return types_pb2.Value(text=types_pb2.Text(items=items))
+        message.items.extend(items)
     except UnicodeEncodeError:
         raise InvalidRequest(
             f"{field} holds half of a surrogate pair", field=field, remedy="send both halves, or the character itself"
@@ -89,17 +101,24 @@ def _described(value: object) -> str:
 
 
 def to_tensor(array: Array, *, field: str = "input") -> types_pb2.Tensor:
-    """The message for an array; copies it once.
+    """The message for an array.
 
     Raises:
         InvalidRequest: an element type without a name on the wire, for example object.
     """
+    message = types_pb2.Tensor()
+    _put_tensor(array, message, field=field)
+    return message
+
+
+def _put_tensor(array: Array, message: types_pb2.Tensor, *, field: str) -> None:
     little = array.dtype.newbyteorder("<")
     datatype = _DATATYPES.get(little)
     if datatype is None:
         raise InvalidRequest(f"{field} has the dtype {array.dtype}", field=field, remedy="convert it to a number type")
-    data = np.ascontiguousarray(array, dtype=little).tobytes()
-    return types_pb2.Tensor(datatype=datatype, shape=array.shape, data=data)
+    message.datatype = datatype
+    message.shape.extend(array.shape)
+    message.data = array.astype(little, copy=False).tobytes()  # in row-major order, whatever the array's own is
 
 
 def from_values(values: Mapping[str, types_pb2.Value], *, field: str = "input") -> dict[str, Items]:
@@ -129,7 +148,7 @@ def from_value(value: types_pb2.Value, *, field: str = "input") -> Items:
 
 
 def from_tensor(tensor: types_pb2.Tensor, *, field: str = "input") -> Array:
-    """A read-only view of the tensor's bytes, shaped as it says.
+    """A read-only view of the tensor's bytes, shaped as it says; they are copied once, out of the message.
 
     Raises:
         InvalidRequest: datatype, shape and size of the data contradict each other.
@@ -142,15 +161,16 @@ def from_tensor(tensor: types_pb2.Tensor, *, field: str = "input") -> Array:
         raise InvalidRequest(
             f"{field} has the shape {list(shape)[:8]}", field=f"{field}.shape", remedy="send sizes ≥ 0"
         )
+    data = tensor.data  # once: each look at it copies it
     expected = math.prod(shape) * dtype.itemsize
-    if expected != len(tensor.data):
+    if expected != len(data):
         raise InvalidRequest(
-            f"{field} has {len(tensor.data)} bytes; its shape and datatype say {expected}",
+            f"{field} has {len(data)} bytes; its shape and datatype say {expected}",
             field=f"{field}.data",
             remedy="send the elements in row-major order, little-endian, without padding",
         )
     try:
-        return np.frombuffer(tensor.data, dtype=dtype).reshape(shape)
+        return np.frombuffer(data, dtype=dtype).reshape(shape)
     except ValueError:  # no elements, since one size is 0, but others that NumPy cannot multiply
         raise InvalidRequest(
             f"{field} has the shape {list(shape)[:8]}", field=f"{field}.shape", remedy="send smaller sizes"

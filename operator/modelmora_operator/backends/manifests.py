@@ -1,4 +1,4 @@
-"""The deployments of local mode: YAML files and folders, read again whenever they change.
+"""The deployments and routes of local mode: YAML files and folders, read again whenever they change.
 
 Changes are heard from the system, put together over a moment (an editor writes a file in several steps), and the files
 are read again every few seconds anyway, since not every file system tells. The folder of a file is watched rather than
@@ -16,10 +16,10 @@ import watchfiles
 
 from modelmora.control import Key
 from modelmora.errors import InvalidManifest
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, ModelRoute
 from modelmora.spec.cluster_only import cluster_only_fields
 from modelmora.spec.manifests import SUFFIXES, Document, load
-from modelmora_operator.backends.merging import Merge, Store, merge
+from modelmora_operator.backends.merging import Merge, RouteStore, Store, merge
 
 _DEBOUNCE_MS = 200
 _STEP_MS = 50
@@ -50,7 +50,12 @@ class ManifestStore:
     @property
     def deployments(self) -> dict[Key, ModelDeployment]:
         """The good ones."""
-        return {key: stored.deployment for key, stored in self._merge.store.items()}
+        return {key: stored.resource for key, stored in self._merge.store.items()}
+
+    @property
+    def routes(self) -> dict[Key, ModelRoute]:
+        """The good ones."""
+        return {key: stored.resource for key, stored in self._merge.routes.items()}
 
     @property
     def problems(self) -> tuple[InvalidManifest, ...]:
@@ -58,17 +63,21 @@ class ManifestStore:
         return self._merge.problems
 
     async def read(self) -> bool:
-        """Reads all files again. Whether the deployments changed."""
+        """Reads all files again. Whether anything changed."""
         documents = await asyncio.to_thread(load, self._paths, self._variables)
         before = self._merge
         self._merge = merge(
-            before.store, [*self._fixed, *documents], now=self._clock(), new_uid=lambda: str(uuid.uuid4())
+            before.store,
+            [*self._fixed, *documents],
+            now=self._clock(),
+            new_uid=lambda: str(uuid.uuid4()),
+            routes=before.routes,
         )
         _tell(before, self._merge)
-        return before.store != self._merge.store
+        return (before.store, before.routes) != (self._merge.store, self._merge.routes)
 
     async def changes(self, *, rescan_s: float) -> AsyncIterator[None]:
-        """After each change of the deployments, once they are read. Ends with its task."""
+        """After each change of what they say, once they are read. Ends with its task."""
         async for _ in self._something_happened(rescan_s):
             if await self.read():
                 yield
@@ -124,18 +133,29 @@ def _tell(before: Merge, now: Merge) -> None:
     for warning in set(now.warnings) - set(before.warnings):
         log.warning("manifest skipped", message=warning)
     _tell_changes(before.store, now.store)
+    _tell_changes_of_routes(before.routes, now.routes)
 
 
 def _tell_changes(before: Store, now: Store) -> None:
     for key in now.keys() - before.keys():
-        deployment = now[key].deployment
+        deployment = now[key].resource
         told = log.info if before else log.debug  # those of the start are listed when the server is ready
         told("deployment added", model=deployment.model_id, key=str(key))
         if fields := cluster_only_fields(deployment):
             log.warning("only a cluster honours these fields", model=deployment.model_id, fields=fields)
     for key in before.keys() - now.keys():
-        log.info("deployment removed", model=before[key].deployment.model_id, key=str(key))
+        log.info("deployment removed", model=before[key].resource.model_id, key=str(key))
     for key in now.keys() & before.keys():
-        deployment = now[key].deployment
-        if deployment.metadata.generation != before[key].deployment.metadata.generation:
+        deployment = now[key].resource
+        if deployment.metadata.generation != before[key].resource.metadata.generation:
             log.info("deployment changed", model=deployment.model_id, generation=deployment.metadata.generation)
+
+
+def _tell_changes_of_routes(before: RouteStore, now: RouteStore) -> None:
+    """What comes of a route, its status tells."""
+    for key in before.keys() - now.keys():
+        log.info("route removed", model=before[key].resource.spec.model_id, key=str(key))
+    for key in now.keys() & before.keys():
+        route = now[key].resource
+        if route.metadata.generation != before[key].resource.metadata.generation:
+            log.info("route changed", model=route.spec.model_id, generation=route.metadata.generation)

@@ -1,4 +1,4 @@
-"""From the documents that were read to the deployments that there are: pure.
+"""From the documents that were read to the deployments and routes that there are: pure.
 
 It does what an API server does for a cluster: gives each object a uid and a time of creation, counts generations,
 refuses to change what is immutable. What it refuses leaves the last good object as it was. Of a file with a broken
@@ -9,22 +9,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
 
 from modelmora.control import Key
 from modelmora.errors import InvalidManifest
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, ModelRoute
 from modelmora.spec.manifests import Document
+
+R = TypeVar("R", ModelDeployment, ModelRoute)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """A deployment and the file that defines it."""
+class Stored(Generic[R]):
+    """An object and the file that defines it."""
 
-    deployment: ModelDeployment
+    resource: R
     file: Path
 
 
-Store = Mapping[Key, Stored]
+Store: TypeAlias = Mapping[Key, Stored[ModelDeployment]]
+RouteStore: TypeAlias = Mapping[Key, Stored[ModelRoute]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,34 +36,35 @@ class Merge:
     """What there is now, and what could not be used."""
 
     store: Store
+    routes: RouteStore = field(default_factory=dict)
     problems: tuple[InvalidManifest, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
-class _Merging:
-    """The state of one merge."""
+class _Merging(Generic[R]):
+    """The state of one merge, of one kind."""
 
-    before: Store
+    before: Mapping[Key, Stored[R]]
     now: datetime
     new_uid: Callable[[], str]
-    store: dict[Key, Stored] = field(default_factory=dict)
+    store: dict[Key, Stored[R]] = field(default_factory=dict)
     problems: list[InvalidManifest] = field(default_factory=list)
     created: int = 0
 
-    def add(self, document: Document, written: ModelDeployment) -> None:
-        """Takes a document, or says why not."""
+    def add(self, file: Path, written: R) -> None:
+        """Takes what stands in that file, or says why not."""
         key = key_of(written)
         stored = self.before.get(key)
         if first := self.store.get(key):
-            self.problems.append(_twice(written, first.file, document.file))
+            self.problems.append(_twice(written, first.file, file))
         elif stored is None:
-            self.store[key] = Stored(self._created(written), document.file)
-        elif error := _immutable(stored.deployment, written, document.file):
+            self.store[key] = Stored(self._created(written), file)
+        elif error := _immutable(stored.resource, written, file):
             self.problems.append(error)
             self.store[key] = stored
         else:
-            self.store[key] = Stored(_updated(stored.deployment, written), document.file)
+            self.store[key] = Stored(_updated(stored.resource, written), file)
 
     def keep_what_broken_files_held(self, broken: Iterable[Path]) -> None:
         """Their last good objects go on."""
@@ -69,41 +74,53 @@ class _Merging:
             if broken_itself and key not in self.store:
                 self.store[key] = stored
 
-    def _created(self, written: ModelDeployment) -> ModelDeployment:
+    def _created(self, written: R) -> R:
         # Those that come together have an order too: the one that was read first is the older one.
         created_at = self.now + timedelta(microseconds=self.created)
         self.created += 1
         return _with_metadata(written, uid=self.new_uid(), generation=1, creation_timestamp=created_at)
 
 
-def merge(before: Store, documents: Sequence[Document], *, now: float, new_uid: Callable[[], str]) -> Merge:
-    """The deployments after these documents were read: all documents of all files, in their order."""
-    merging = _Merging(before, datetime.fromtimestamp(now, UTC), new_uid)
+def merge(
+    before: Store,
+    documents: Sequence[Document],
+    *,
+    now: float,
+    new_uid: Callable[[], str],
+    routes: RouteStore | None = None,
+) -> Merge:
+    """What there is after these documents were read, all documents of all files in their order; `routes`: before."""
+    moment = datetime.fromtimestamp(now, UTC)
+    merging = _Merging(before, moment, new_uid)
+    routing = _Merging({} if routes is None else routes, moment, new_uid)
+    problems = []
     for document in documents:
         if document.error is not None:
-            merging.problems.append(document.error)
+            problems.append(document.error)
         elif document.deployment is not None:
-            merging.add(document, document.deployment)
-    merging.keep_what_broken_files_held(document.file for document in documents if document.error is not None)
+            merging.add(document.file, document.deployment)
+        elif document.route is not None:
+            routing.add(document.file, document.route)
+    broken = [document.file for document in documents if document.error is not None]
+    merging.keep_what_broken_files_held(broken)
+    routing.keep_what_broken_files_held(broken)
     warnings = tuple(document.warning for document in documents if document.warning)
-    return Merge(merging.store, tuple(merging.problems), warnings)
+    return Merge(merging.store, routing.store, (*problems, *merging.problems, *routing.problems), warnings)
 
 
-def key_of(deployment: ModelDeployment) -> Key:
+def key_of(of: ModelDeployment | ModelRoute) -> Key:
     """Its identity as an object."""
-    return Key(deployment.metadata.namespace, deployment.metadata.name)
+    return Key(of.metadata.namespace, of.metadata.name)
 
 
-def _updated(stored: ModelDeployment, written: ModelDeployment) -> ModelDeployment:
+def _updated(stored: R, written: R) -> R:
     known = stored.metadata
     generation = known.generation + (0 if written.spec == stored.spec else 1)
     updated = _with_metadata(written, uid=known.uid, generation=generation, creation_timestamp=known.creation_timestamp)
     return stored if updated == stored else updated
 
 
-def _with_metadata(
-    written: ModelDeployment, *, uid: str, generation: int, creation_timestamp: datetime | None
-) -> ModelDeployment:
+def _with_metadata(written: R, *, uid: str, generation: int, creation_timestamp: datetime | None) -> R:
     metadata = written.metadata.model_copy(
         update={
             "uid": uid,
@@ -116,7 +133,11 @@ def _with_metadata(
     return written.model_copy(update={"metadata": metadata})
 
 
-def _immutable(stored: ModelDeployment, written: ModelDeployment, file: Path) -> InvalidManifest | None:
+def _immutable(
+    stored: ModelDeployment | ModelRoute, written: ModelDeployment | ModelRoute, file: Path
+) -> InvalidManifest | None:
+    if not isinstance(stored, ModelDeployment) or not isinstance(written, ModelDeployment):
+        return None  # all of a route may be edited
     was = {"spec.model.id": stored.model_id, "spec.model.version": stored.version}
     wants = {"spec.model.id": written.model_id, "spec.model.version": written.version}
     changed = next((name for name in was if was[name] != wants[name]), None)
@@ -132,11 +153,11 @@ def _immutable(stored: ModelDeployment, written: ModelDeployment, file: Path) ->
     )
 
 
-def _twice(written: ModelDeployment, first: Path, second: Path) -> InvalidManifest:
+def _twice(written: ModelDeployment | ModelRoute, first: Path, second: Path) -> InvalidManifest:
     where = f"{first} and {second}" if first != second else f"two documents of {first}"
     return InvalidManifest(
-        f"{key_of(written)} is defined by {where}; the first one counts",
-        model_id=written.model_id,
+        f"{written.kind} {key_of(written)} is defined by {where}; the first one counts",
+        model_id=written.model_id if isinstance(written, ModelDeployment) else written.spec.model_id,
         field="metadata.name",
         file=str(second),
         remedy="delete one of them, or give it another metadata.name",

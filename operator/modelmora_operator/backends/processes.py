@@ -21,7 +21,7 @@ from modelmora_operator.backends.failure_memory import FailureMemory
 from modelmora_operator.backends.launching import Launcher
 from modelmora_operator.backends.state_folder import StateFolder
 from modelmora_operator.backends.worker_process import WorkerOptions, WorkerProcess
-from modelmora_operator.cluster import Failure, FailureRecord, Snapshot, WorkerSpec
+from modelmora_operator.cluster import Failure, FailureRecord, Phase, Snapshot, WorkerSpec
 from modelmora_operator.duplicates import Identity, identity
 from modelmora_operator.spec_hash import spec_hash
 
@@ -65,6 +65,10 @@ class ProcessCluster:
             yield
             watching.cancel()
             await self.stop_all()
+
+    def phases(self) -> Iterable[Phase]:
+        """Of every worker, for the numbers."""
+        return [process.observed.phase for process in self._every_process()]
 
     async def stop_all(self) -> None:
         """Drains every worker and waits until all have ended; each has its own deadline."""

@@ -12,6 +12,7 @@ from modelmora.kube import names
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Listed, Resource
 from modelmora.kube.following import Name, name_of
 from modelmora.spec import ModelDeployment
+from modelmora.watching import Cell
 from modelmora_operator.backends import demands, router_leases, stored_deployments
 from modelmora_operator.backends.router_leases import Routers
 from modelmora_operator.backends.store import Store
@@ -31,6 +32,7 @@ class ClusterView:
         self.pods: Store[Pod] = Store(lambda pod: pod, self._pod_changed)
         self.routers = Routers()
         self.demands: Demands = {}
+        self.deployment_changes: Cell[int] = Cell()  # how many there have been
         self.synced = asyncio.Event()  # all of it has been listed once
         self._told_pod_changed = pod_changed
         self._pods: dict[Key, dict[str, Pod]] = {}
@@ -144,6 +146,7 @@ class ClusterView:
     def _deployment_changed(
         self, name: Name, before: ModelDeployment | Unreadable | None, now: ModelDeployment | Unreadable | None
     ) -> None:
+        self.deployment_changes.set((self.deployment_changes.value or 0) + 1)
         key = Key(*name)
         old, new = _identity(before), _identity(now)
         related = [*self._twins.get(old, ()), *self._twins.get(new, ())] if old and new else []

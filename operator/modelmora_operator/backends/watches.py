@@ -8,10 +8,12 @@ are is noticed by our own lists, which begin and end the watches. kopf peers wit
 The least rights for what runs here and in `lists` (verbs list and watch; reading /api and /apis is everybody's):
 
     modelmora.io  modeldeployments   in the namespaces of the models, or in all
+    modelmora.io  modelroutes        likewise, by `routes`
     ""            pods               likewise
     coordination  leases             in the namespace of the operator
 
-and for what is written elsewhere: modeldeployments/status patch; pods get, create, delete; events create.
+and for what is written elsewhere: modeldeployments/status and modelroutes/status patch; pods get, create, delete;
+events create.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What surrounds every REST request: its id, and one shape for whatever goes wrong, problem+json (RFC 9457)."""
+"""What surrounds every REST request: its id, its trace, one shape for all that goes wrong: problem+json (RFC 9457)."""
 
 import json
 import math
@@ -18,10 +18,12 @@ from modelmora.errors import InternalError, InvalidRequest, ModelMoraError
 from modelmora.wire.status import PROBLEM_MEDIA_TYPE, PROBLEM_TYPE, codes, to_problem
 from modelmora_router import admission
 from modelmora_router.edges.schemas import invalid
+from modelmora_router.tracing import context_of
 
 log = structlog.get_logger(__name__)
 
 REQUEST_ID_HEADER: Final = "x-request-id"
+TRACE_HEADER: Final = "traceparent"
 
 
 def problem(error: ModelMoraError, *, request_id: str, headers: dict[str, str] | None = None) -> Response:
@@ -104,23 +106,28 @@ class Envelope:
 
 
 class _Answer:
-    """One request on its way out: its id is added to the headers."""
+    """One request on its way out: its id and its trace are added to the headers."""
 
     def __init__(self, scope: Scope, send: Send) -> None:
         self._scope = scope
         self._send: Callable[[Message], Awaitable[None]] = send
         self._started = False
+        self._headers = Headers(scope=scope)
+        self._traceparent = context_of(self._headers.get(TRACE_HEADER, ""))
         self.request_id = admission.request_id("")
 
     def name(self) -> None:
-        self._scope.setdefault("state", {})["request_id"] = self.request_id
-        given = Headers(scope=self._scope).get(REQUEST_ID_HEADER, "")
-        self._scope["state"]["request_id"] = self.request_id = admission.request_id(given) if given else self.request_id
+        state = self._scope.setdefault("state", {})
+        state |= {"request_id": self.request_id, "traceparent": self._traceparent}
+        given = self._headers.get(REQUEST_ID_HEADER, "")
+        state["request_id"] = self.request_id = admission.request_id(given) if given else self.request_id
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._started = True
-            MutableHeaders(scope=message)[REQUEST_ID_HEADER] = self.request_id
+            headers = MutableHeaders(scope=message)
+            headers[REQUEST_ID_HEADER] = self.request_id
+            headers[TRACE_HEADER] = self._traceparent
         await self._send(message)
 
     async def fail(self, error: ModelMoraError, receive: Receive) -> None:

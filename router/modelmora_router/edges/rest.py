@@ -6,23 +6,23 @@ Model ids hold slashes, raw or as %2F, so a path is matched with its action last
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import APIRouter, Query, Request
 from fastapi_offline import FastAPIOffline
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from modelmora.errors import FeatureUnavailable, MalformedRequest, ModelMoraError, PayloadTooLarge, RequestCancelled
+from modelmora.errors import FeatureUnavailable, ModelMoraError, RequestCancelled
 from modelmora.spec import ModelRef
-from modelmora.v1.types_pb2 import Value
 from modelmora_router import admission
 from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.dataplane import DataPlane
 from modelmora_router.edges import schemas
+from modelmora_router.edges.bodies import off_loop, received
+from modelmora_router.edges.metrics import metrics
 from modelmora_router.edges.problems import Envelope, add_handlers
 from modelmora_router.edges.schemas import AnswerBody, InferenceBody, ProblemBody
 from modelmora_router.edges.views import health_json, model_json, system_json
@@ -31,6 +31,8 @@ from modelmora_router.settings import RouterSettings
 T = TypeVar("T")
 
 NAMESPACE_HEADER: Final = "modelmora-namespace"
+CLIENT_HEADER: Final = "modelmora-client"
+IDEMPOTENT_HEADER: Final = "modelmora-idempotent"
 _Handler = Callable[..., Awaitable[Response]]
 
 # Method, path, what it would be, what to do instead.
@@ -38,7 +40,6 @@ _NOT_BUILT: Final = (
     ("POST", "/infer/{model_id:path}/async", "an asynchronous inference", "send it without /async and wait"),
     ("GET", "/jobs/{job_id}", "a job", "send the inference without /async and wait"),
     ("GET", "/jobs/{job_id}/result", "a job's result", "send the inference without /async and wait"),
-    ("GET", "/metrics", "metrics", "see GET /api/v1/status"),
     ("POST", "/models", "to register a model", "add its ModelDeployment to the served files"),
     ("POST", "/models/{model_id:path}/download", "to fetch a model ahead", "load it: that fetches it"),
     ("POST", "/models/{model_id:path}/versions/{version}", "to choose the active version", "ask for id@version"),
@@ -58,9 +59,11 @@ def application(plane: DataPlane, settings: RouterSettings) -> ASGIApp:
     )
     add_handlers(app)
     edge = RestEdge(plane, settings)
+    app.include_router(metrics(plane.meters), prefix="/api/v1")
     app.include_router(edge.versioned(), prefix="/api/v1")
     app.include_router(edge.health())
     app.include_router(edge.aliases())
+    app.include_router(metrics(plane.meters))
     return Envelope(app)
 
 
@@ -125,21 +128,14 @@ class RestEdge:
 
     async def infer(self, request: Request, model_id: str) -> Response:
         """Asks a model, waking it if it sleeps. `model_id` is "id" or "id@version"."""
-        received_at = time.monotonic()
-        namespace, ref = self._namespace(request), ModelRef.parse(model_id)
-        body = schemas.inference_body(await self._read(request))
-        call = InferenceCall(
-            namespace=namespace,
-            ref=ref,
-            input=self._values(body.input),
-            parameters=schemas.parameters_struct(body.parameters),
-            priority=schemas.priority_of(body.priority),
-            timeout_s=body.timeout_seconds,
-            deadline=None,
-            request_id=request.state.request_id,
-            received_at=received_at,
-        )
-        return _json_bytes(schemas.dump_json(_answer_json(await _while_connected(request, self._plane.infer(call)))))
+        try:
+            call = await self._call(request, model_id)
+        except ModelMoraError as error:
+            self._plane.refused(error)
+            raise
+        answer = await _while_connected(request, self._plane.infer(call))
+        size = sum(len(value.tensor.data) for value in answer.output.values())
+        return _json_bytes(await off_loop(size, lambda: schemas.dump_json(_answer_json(answer))))
 
     async def list_models(
         self,
@@ -198,48 +194,28 @@ class RestEdge:
     def _namespace(self, request: Request) -> str:
         return admission.namespace(request.headers.get(NAMESPACE_HEADER, ""), self._settings.default_namespace)
 
-    async def _read(self, request: Request) -> bytes:
-        """The body, if it is not too large; one that says so itself is not even read."""
-        limit = self._settings.max_request_bytes
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > limit:
-            raise _too_large(limit)
-        try:
-            async with asyncio.timeout(self._settings.body_timeout_s):
-                return await _bounded_body(request, limit)
-        except ClientDisconnect:
-            raise RequestCancelled("the client hung up before its request was complete") from None
-        except TimeoutError:
-            raise MalformedRequest(
-                f"the body was not complete after {self._settings.body_timeout_s:g} s", remedy="send all of it at once"
-            ) from None
-
-    def _values(self, inputs: Mapping[str, Any]) -> Mapping[str, Value]:
-        values = schemas.input_values(inputs)
-        # Numbers are larger as a tensor than as JSON; a worker takes no more than gRPC callers may send.
-        if sum(value.ByteSize() for value in values.values()) > self._settings.max_request_bytes:
-            raise PayloadTooLarge(
-                f"the inputs have more than {self._settings.max_request_bytes} bytes as tensors",
-                field="input",
-                remedy="send less in one request, or raise the setting max_request_bytes",
-            )
-        return values
-
-
-async def _bounded_body(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit)
-    return bytes(body)
-
-
-def _too_large(limit: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        f"the body has more than {limit} bytes",
-        remedy="send less in one request, or raise the setting max_request_bytes",
-    )
+    async def _call(self, request: Request, model_id: str) -> InferenceCall:
+        received_at, headers = time.monotonic(), request.headers
+        namespace, ref = self._namespace(request), ModelRef.parse(model_id)
+        client = admission.client(headers.get(CLIENT_HEADER, ""), request.client.host if request.client else "")
+        idempotent = admission.idempotent(headers.get(IDEMPOTENT_HEADER, ""))
+        body = await received(request, self._settings, self._plane.reading)
+        return InferenceCall(
+            namespace=namespace,
+            ref=ref,
+            input=body.input,
+            parameters=body.parameters,
+            priority=body.priority,
+            timeout_s=body.timeout_s,
+            deadline=None,
+            request_id=request.state.request_id,
+            received_at=received_at,
+            size_bytes=body.size_bytes,
+            client=client,
+            headers=dict(headers.items()),
+            traceparent=request.state.traceparent,
+            idempotent=idempotent,
+        )
 
 
 def _not_built(what: str, remedy: str) -> _Handler:

@@ -8,7 +8,7 @@ from typing import Any
 from structlog.testing import capture_logs
 
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import FORBIDDEN, PODS, Event, Kube, KubeError, Listed, Object, Resource
+from modelmora.kube.api import FORBIDDEN, NOT_FOUND, PODS, Event, Kube, KubeError, Listed, Object, Resource
 from modelmora.kube.following import State, follow_all
 from tests.support.waiting import eventually
 
@@ -56,12 +56,14 @@ def forbidden(verb: str) -> KubeError:
 
 
 @asynccontextmanager
-async def followed(kube: Kube, *namespaces: str, gone_after_s: float) -> AsyncIterator[list[State]]:
+async def followed(
+    kube: Kube, *namespaces: str, gone_after_s: float, optional: bool = False
+) -> AsyncIterator[list[State]]:
     """Every state."""
     states: list[State] = []
 
     async def read() -> None:
-        async for state in follow_all(kube, PODS, namespaces, gone_after_s=gone_after_s):
+        async for state in follow_all(kube, PODS, namespaces, gone_after_s=gone_after_s, optional=optional):
             states.append(state)  # noqa: PERF401 - there is no end
 
     task = asyncio.create_task(read())
@@ -113,3 +115,26 @@ async def test_an_api_that_cannot_be_reached_takes_nothing_away() -> None:
         kube.fail("one", ServerUnavailable("the Kubernetes API cannot be reached"))
         await asyncio.sleep(0.5)  # as above
         assert keys(states) == {("one", "a")}
+
+
+UNKNOWN = KubeError(NOT_FOUND, "NotFound", "404 page not found")
+
+
+async def test_of_an_optional_kind_that_is_unknown_there_is_nothing_at_once_and_that_is_said() -> None:
+    kube = Places(one=["a"])
+    kube.failing["one"] = UNKNOWN
+    with capture_logs() as said:
+        async with followed(kube, "one", gone_after_s=60, optional=True) as states:
+            await eventually(lambda: states == [{}], what="the empty state")
+            kube.failing = {}
+            await eventually(lambda: keys(states) == {("one", "a")}, what="what there is once it is known")
+    assert [line["event"] for line in said] == ["cannot follow", "follows again"]
+
+
+async def test_an_optional_kind_that_is_unknown_for_a_moment_takes_nothing_away() -> None:
+    kube = Places(one=["a"])
+    async with followed(kube, "one", gone_after_s=0.3, optional=True) as states:
+        await eventually(lambda: keys(states) == {("one", "a")}, what="the state")
+        kube.fail("one", UNKNOWN)
+        assert keys(states) == {("one", "a")}
+        await eventually(lambda: states[-1] == {}, what="its end, once it lasts")

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from modelmora.control import Key, Worker
-from modelmora.control.kubernetes import DeploymentReader, workers_of
+from modelmora.control.kubernetes import deployment_reader, workers_of
 from modelmora.kube import names
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Resource
 from modelmora.kube.following import State, merged
@@ -29,7 +29,7 @@ def state(*objects: dict[str, Any]) -> State:
 
 
 def test_only_what_changed_is_read_again() -> None:
-    reader = DeploymentReader()
+    reader = deployment_reader()
     before = reader.read(state(stored("one"), stored("two")))
     after = reader.read(state(stored("one", version="2", suspend=True), stored("two")))
     assert after[ONE].spec.suspend
@@ -38,23 +38,23 @@ def test_only_what_changed_is_read_again() -> None:
 
 
 def test_a_deployment_that_cannot_be_read_any_more_stays_as_it_was_and_that_is_said_once() -> None:
-    reader = DeploymentReader()
+    reader = deployment_reader()
     before = reader.read(state(stored("one")))
     broken = stored("one", version="2") | {"spec": "nothing"}
     with capture_logs() as logs:
         assert reader.read(state(broken))[ONE] is before[ONE]
         assert reader.read(state(broken))[ONE] is before[ONE]
-    assert [entry["deployment"] for entry in logs] == ["models/one"]
+    assert [entry["name"] for entry in logs] == ["models/one"]
 
 
 def test_another_deployment_under_the_name_that_cannot_be_read_is_not_there() -> None:
-    reader = DeploymentReader()
+    reader = deployment_reader()
     reader.read(state(stored("one")))
     assert reader.read(state(stored("one", version="2", uid="another") | {"spec": "nothing"})) == {}
 
 
 def test_one_that_cannot_be_read_hides_no_other() -> None:
-    assert DeploymentReader().read(state(stored("one") | {"spec": None}, stored("two"))).keys() == {TWO}
+    assert deployment_reader().read(state(stored("one") | {"spec": None}, stored("two"))).keys() == {TWO}
 
 
 def pod(*, address: str | None = "10.0.0.1", phase: str = "Running", **metadata: Any) -> State:

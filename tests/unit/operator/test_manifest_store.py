@@ -11,7 +11,7 @@ import yaml
 
 from modelmora.spec import ModelDeployment
 from modelmora_operator.backends.manifests import ManifestStore
-from tests.support.manifests import manifest
+from tests.support.manifests import manifest, route
 from tests.support.waiting import eventually
 
 
@@ -55,6 +55,19 @@ async def test_variables_come_from_what_was_passed_in(tmp_path: Path) -> None:
     await store.read()
     (deployment,) = store.deployments.values()
     assert deployment.spec.model.source.uri == "file:///models/minilm"
+
+
+async def test_routes_are_read_beside_deployments(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml")
+    file = tmp_path / "route.yaml"
+    file.write_text(yaml.safe_dump(route()))
+    store = ManifestStore([tmp_path], variables={})
+    assert await store.read()
+    assert [one.spec.model_id for one in store.routes.values()] == ["org/minilm"]
+    assert not await store.read()
+    file.unlink()
+    assert await store.read()
+    assert (store.routes, names(store)) == ({}, {"minilm"})
 
 
 async def test_a_changed_a_new_and_a_deleted_file_are_heard_of(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from modelmora.control import Key
 from modelmora.errors import InvalidManifest
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, ModelRoute
 from modelmora.spec.manifests import Document
 from modelmora_operator.backends.merging import Merge, Store, merge
-from tests.support.manifests import manifest
+from tests.support.manifests import manifest, route
 from tests.support.operator_values import NOW
 
 A, B = Path("a.yaml"), Path("b.yaml")
@@ -32,7 +32,7 @@ def merged(*documents: Document, before: Store | None = None, now: float = NOW) 
 
 def only(of: Merge) -> ModelDeployment:
     (stored,) = of.store.values()
-    return stored.deployment
+    return stored.resource
 
 
 def names(of: Merge) -> set[str]:
@@ -48,9 +48,9 @@ def test_a_new_object_gets_an_identity_and_its_first_generation() -> None:
 def test_of_two_that_come_together_the_first_is_the_older() -> None:
     made = merged(document(A, "z"), document(B, "a"))
     first, second = made.store[Key("default", "z")], made.store[Key("default", "a")]
-    assert first.deployment.metadata.creation_timestamp
-    assert second.deployment.metadata.creation_timestamp
-    assert first.deployment.metadata.creation_timestamp < second.deployment.metadata.creation_timestamp
+    assert first.resource.metadata.creation_timestamp
+    assert second.resource.metadata.creation_timestamp
+    assert first.resource.metadata.creation_timestamp < second.resource.metadata.creation_timestamp
 
 
 def test_reading_the_same_again_changes_nothing() -> None:
@@ -78,7 +78,7 @@ def test_a_broken_file_leaves_its_last_good_objects_and_disturbs_no_other() -> N
     after = merged(broken(A), document(B, "two", scaling={"maxReplicas": 2}), before=before.store)
     assert names(after) == {"one", "two"}
     assert after.store[Key("default", "one")] == before.store[Key("default", "one")]
-    assert after.store[Key("default", "two")].deployment.metadata.generation == 2
+    assert after.store[Key("default", "two")].resource.metadata.generation == 2
     assert [problem.context.field for problem in after.problems] == ["spec.model.task"]
 
 
@@ -86,7 +86,7 @@ def test_one_broken_document_leaves_the_others_of_its_file_free_to_change() -> N
     before = merged(document(A, "one"), document(A, "two"))
     after = merged(document(A, "one", scaling={"maxReplicas": 2}), broken(A), before=before.store)
     assert names(after) == {"one", "two"}
-    assert after.store[Key("default", "one")].deployment.metadata.generation == 2
+    assert after.store[Key("default", "one")].resource.metadata.generation == 2
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,32 @@ def test_an_object_may_move_to_another_file() -> None:
     after = merged(document(B), before=before.store)
     assert only(after) == only(before)
     assert after.problems == ()
+
+
+def routed(file: Path, name: str = "minilm", **spec: Any) -> Document:
+    return Document(file, resource=ModelRoute.parse(route(name, **spec)))
+
+
+def test_a_route_has_an_identity_and_counts_its_edits() -> None:
+    before = merged(document(A), routed(A))
+    again = merge(before.store, [document(A), routed(A)], now=NOW, new_uid=str, routes=before.routes)
+    assert again.routes == before.routes
+    edited = routed(A, modelId="another")  # unlike a deployment's
+    after = merge(before.store, [document(A), edited], now=NOW, new_uid=str, routes=before.routes)
+    assert after.problems == ()
+    key = Key("default", "minilm")
+    was, now = before.routes[key], after.routes[key]
+    assert now.resource.metadata.uid == was.resource.metadata.uid
+    assert (was.resource.metadata.generation, now.resource.metadata.generation) == (1, 2)
+
+
+def test_a_broken_file_keeps_its_routes_and_a_removed_one_takes_them_along() -> None:
+    before = merged(routed(A))
+    assert merge({}, [broken(A)], now=NOW, new_uid=str, routes=before.routes).routes == before.routes
+    assert merge({}, [], now=NOW, new_uid=str, routes=before.routes).routes == {}
+
+
+def test_of_two_routes_of_a_name_the_first_counts() -> None:
+    both = merged(routed(A), routed(B, modelId="another"))
+    assert [one.resource.spec.model_id for one in both.routes.values()] == ["org/minilm"]
+    assert ["ModelRoute default/minilm" in problem.message for problem in both.problems] == [True]

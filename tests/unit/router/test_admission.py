@@ -35,7 +35,7 @@ def texts(*items: str) -> Value:
     ids=["text", "as long as may be", "as many as may be", "image", "tensor"],
 )
 def test_what_is_within_the_limits_enters(value: Value) -> None:
-    check_input({"text": value}, LIMITS)
+    check_input({"text": value}, LIMITS, size_bytes=1000)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_what_is_within_the_limits_enters(value: Value) -> None:
 )
 def test_an_input_without_content_is_refused_by_its_path(values: dict[str, Value], field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        check_input(values, LIMITS)
+        check_input(values, LIMITS, size_bytes=1000)
     assert caught.value.context.field == field
     assert caught.value.context.remedy
 
@@ -60,7 +60,7 @@ def test_an_input_without_content_is_refused_by_its_path(values: dict[str, Value
 @pytest.mark.parametrize("value", [texts("a" * 11), texts("a", "b", "c", "d")], ids=["long", "many"])
 def test_too_much_is_refused(value: Value) -> None:
     with pytest.raises(PayloadTooLarge) as caught:
-        check_input({"text": value}, LIMITS)
+        check_input({"text": value}, LIMITS, size_bytes=1000)
     assert caught.value.context.field == "input.text"
 
 
@@ -112,10 +112,10 @@ def test_more_parameters_than_settings_can_be_are_refused() -> None:
 def test_more_inputs_than_a_model_can_have_are_refused() -> None:
     named = {f"input{number}": texts("a") for number in range(MAX_INPUTS + 1)}
     with pytest.raises(PayloadTooLarge) as caught:
-        check_input(named, LIMITS)
+        check_input(named, LIMITS, size_bytes=1000)
     assert caught.value.context.field == "input"
     named.popitem()
-    check_input(named, LIMITS)
+    check_input(named, LIMITS, size_bytes=1000)
 
 
 def test_a_request_gets_an_id_if_it_has_none() -> None:

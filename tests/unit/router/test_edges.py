@@ -11,7 +11,7 @@ from modelmora.control.local import LocalControl
 from modelmora.errors import InternalError
 from modelmora.wire.status import from_rpc
 from modelmora_router.dataplane import DataPlane
-from modelmora_router.edges.grpc import Caller
+from modelmora_router.edges.grpc_calls import Caller
 from modelmora_router.edges.rest import application
 from modelmora_router.settings import RouterSettings
 
@@ -42,6 +42,9 @@ class Context:
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return (("x-request-id", "mine"),)
+
+    def set_trailing_metadata(self, metadata: Any) -> None:
+        pass
 
     async def abort_with_status(self, status: grpc.Status) -> NoReturn:
         self.status = status

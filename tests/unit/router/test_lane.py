@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,12 @@ from modelmora.errors import (
 from modelmora.spec import ModelDeployment, Priority
 from modelmora.v1 import worker_pb2
 from modelmora.wire.status import to_rpc
+from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.lane import Lane
-from modelmora_router.replicas import CAPACITY, Replica
+from modelmora_router.metrics import Meters
+from modelmora_router.outstanding import CAPACITY
+from modelmora_router.replicas import Replica
 from modelmora_router.settings import RouterSettings
 from tests.support.routing import call, deployment, eventually, failed
 
@@ -43,23 +47,26 @@ def has_text(replica: "ScriptedReplica", text: str) -> bool:
 class ScriptedReplica(Replica):
     """A replica without a connection: the test says when it serves and what it answers."""
 
-    def __init__(self, lane: Lane, worker_id: str = "w1") -> None:
-        super().__init__(Worker(worker_id, Key("default", "one"), "unix:x", "unix:x"), lane, SETTINGS, model_id="one")
+    def __init__(self, lane: Lane, worker_id: str = "w1", settings: RouterSettings = SETTINGS) -> None:
+        super().__init__(Worker(worker_id, Key("default", "one"), "unix:x", "unix:x"), lane, settings, model_id="one")
         self.lane = lane
         self.sent: list[worker_pb2.BatchEntry] = []
+        self.batches_sent: list[list[str]] = []
         self.withdrawn: list[int] = []
 
     def serve(self, *, serving: bool = True) -> None:
         self._set(healthy=serving, streaming=serving)
 
-    def send(self, entry: worker_pb2.BatchEntry) -> None:
-        self.sent.append(entry)
-        self._written.add(entry.entry_id)
+    def send(self, batch: Sequence[worker_pb2.BatchEntry], priority: Priority) -> None:
+        self.batches_sent.append([entry.input["text"].text.items[0] for entry in batch])
+        self.sent.extend(batch)
+        super().send(batch, priority)
+        self._unwritten.clear()  # written at once
 
     def cancel(self, entry_id: int) -> None:
-        if entry_id in self._written:
+        if entry_id in self._outstanding:
             self.withdrawn.append(entry_id)
-            self._written.discard(entry_id)
+        super().cancel(entry_id)
 
     @property
     def texts(self) -> list[str]:
@@ -74,20 +81,27 @@ class ScriptedReplica(Replica):
         self._take([result])
 
     def answer_all(self) -> None:
-        for entry_id in list(self._written):
+        for entry_id in [entry.entry_id for entry in self.sent if entry.entry_id in self._outstanding]:
             result = worker_pb2.EntryResult(entry_id=entry_id, output=worker_pb2.Output())
             self._take([result])
+
+
+def lose(replica: ScriptedReplica) -> None:
+    """As when its process was killed."""
+    replica._set(streaming=False)
+    replica._lose("Socket closed")
 
 
 class Bench:
     """A lane that runs, and the callers that wait in it."""
 
-    def __init__(self, lane: Lane, group: asyncio.TaskGroup) -> None:
+    def __init__(self, lane: Lane, group: asyncio.TaskGroup, settings: RouterSettings) -> None:
         self.lane = lane
+        self.settings = settings
         self.group = group
 
     def replica(self, worker_id: str = "w1", *, serving: bool = True) -> ScriptedReplica:
-        replica = ScriptedReplica(self.lane, worker_id)
+        replica = ScriptedReplica(self.lane, worker_id, self.settings)
         self.lane.attach(replica)
         if serving:
             replica.serve()
@@ -107,12 +121,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def running_lane(model: ModelDeployment | None = None) -> AsyncIterator[Bench]:
-    lane = Lane(model or deployment(), SETTINGS)
+async def running_lane(
+    model: ModelDeployment | None = None, *, settings: RouterSettings = SETTINGS, batches: bool = False
+) -> AsyncIterator[Bench]:
+    model = model or deployment()
+    if not batches:
+        one = model.spec.batching.model_copy(update={"max_size": 1})
+        model = model.model_copy(update={"spec": model.spec.model_copy(update={"batching": one})})
+    lane = Lane(model, settings, Meters().of(model), chance=lambda: 0.0)
     async with asyncio.TaskGroup() as group:
         owner = group.create_task(lane.run())
         try:
-            yield Bench(lane, group)
+            yield Bench(lane, group, settings)
         finally:
             owner.cancel()
 
@@ -265,8 +285,7 @@ async def test_a_lost_worker_fails_what_it_had_and_nothing_else() -> None:
         replica = bench.replica()
         outcomes = [bench.infer(call(str(number))) for number in range(4)]
         await bench.queued(2)
-        replica._lose("Socket closed")
-        replica.serve(serving=False)
+        lose(replica)
         lost = [await outcome for outcome in outcomes[:2]]
         assert all(isinstance(error, WorkerUnavailable) for error in lost)
         assert "Socket closed" in str(lost[0])
@@ -411,3 +430,164 @@ async def test_whoever_is_left_when_the_lane_ends_is_told() -> None:
         outcome = bench.infer(call("left"))
         await bench.queued(1)
     assert isinstance(outcome.result(), ServerUnavailable)
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+@pytest.mark.req("REQ-QUEUE-005", "FR-012")
+async def test_what_waits_goes_out_together_in_its_order() -> None:
+    async with running_lane(batches=True) as bench:
+        for text in ("low", "normal-1", "normal-2", "high"):
+            bench.infer(call(text, priority=Priority.parse(text.split("-")[0])))
+        await bench.queued(4)
+        replica = bench.replica()
+        await eventually(lambda: replica.batches_sent == [["high", "normal-1", "normal-2", "low"]])
+        replica.answer_all()
+
+
+@pytest.mark.req("REQ-QUEUE-006a", "REQ-QUEUE-006c")
+async def test_a_batch_is_no_larger_than_the_deployment_says() -> None:
+    async with running_lane(deployment(batching={"maxSize": 3}), batches=True) as bench:
+        outcomes = [bench.infer(call(str(number))) for number in range(7)]
+        await bench.queued(7)
+        replica = bench.replica()
+        await eventually(lambda: replica.batches_sent == [["0", "1", "2"], ["3", "4", "5"]])
+        replica.answer_all()
+        await eventually(lambda: replica.batches_sent[2:] == [["6"]])
+        replica.answer_all()
+        answers = [await outcome for outcome in outcomes]
+        assert [answer.batch_size for answer in answers if isinstance(answer, Answer)] == [3] * 6 + [1]
+
+
+async def test_a_lone_request_leaves_at_once_for_a_replica_that_is_idle() -> None:
+    async with running_lane(deployment(batching={"maxWaitMilliseconds": 60_000}), batches=True) as bench:
+        replica = bench.replica()
+        bench.infer(call("alone"))
+        await eventually(lambda: replica.batches_sent == [["alone"]])
+        replica.answer_all()
+
+
+async def test_behind_a_batch_that_runs_others_gather_and_critical_does_not_wait_for_them() -> None:
+    async with running_lane(deployment(batching={"maxWaitMilliseconds": 60_000}), batches=True) as bench:
+        replica = bench.replica()
+        bench.infer(call("runs"))
+        await eventually(lambda: replica.batches_sent == [["runs"]])
+        for text in "abc":
+            bench.infer(call(text))
+        bench.infer(call("urgent", priority=Priority.CRITICAL))
+        await eventually(lambda: replica.batches_sent[1:2] == [["urgent"]])
+        replica.answer_all()
+        await eventually(lambda: replica.batches_sent[2:] == [["a", "b", "c"]])
+        replica.answer_all()
+
+
+async def test_critical_is_sent_even_when_a_batch_runs_and_another_is_staged() -> None:
+    async with running_lane() as bench:
+        replica = bench.replica()
+        for text in ("runs", "staged", "waits"):
+            bench.infer(call(text, priority=Priority.LOW))
+        await bench.queued(1)
+        bench.infer(call("urgent", priority=Priority.CRITICAL))
+        await eventually(lambda: replica.texts == ["runs", "staged", "urgent"])
+        assert int(replica.sent[-1].priority) == Priority.CRITICAL
+        bench.infer(call("also urgent", priority=Priority.CRITICAL))
+        await bench.queued(2)
+        replica.answer_all()
+        await eventually(lambda: replica.texts[3:] == ["also urgent", "waits"])
+        replica.answer_all()
+
+
+async def test_in_a_full_queue_the_urgent_takes_the_place_of_the_newest_of_the_least_urgent() -> None:
+    async with running_lane(deployment(queue={"maxLength": 2})) as bench:
+        outcomes = {text: bench.infer(call(text, priority=Priority.LOW)) for text in ("low-1", "low-2")}
+        await bench.queued(2)
+        bench.infer(call("urgent", priority=Priority.CRITICAL))
+        displaced = await outcomes["low-2"]
+        assert isinstance(displaced, QueueFull)
+        assert "more urgent" in displaced.message
+        with pytest.raises(QueueFull):
+            await bench.lane.infer(call("low-3", priority=Priority.LOW))
+        replica = bench.replica()
+        await eventually(lambda: replica.texts == ["urgent", "low-1"])
+        replica.answer_all()
+
+
+# ---------------------------------------------------------------------------------------------------- failures
+
+
+@pytest.mark.req("REQ-REL-003")
+async def test_what_a_lost_worker_had_is_sent_to_another_each_alone() -> None:
+    async with running_lane(batches=True) as bench:
+        outcomes = [bench.infer(call(text)) for text in "ab"]
+        await bench.queued(2)
+        first = bench.replica("w1")
+        await eventually(lambda: first.batches_sent == [["a", "b"]])
+        second = bench.replica("w2")
+        lose(first)
+        await eventually(lambda: second.batches_sent == [["a"], ["b"]])
+        assert all(entry.alone for entry in second.sent)
+        second.answer_all()
+        assert all([isinstance(await outcome, Answer) for outcome in outcomes])
+
+
+@pytest.mark.req("REQ-REL-003")
+async def test_what_ends_two_workers_is_not_sent_to_a_third() -> None:
+    async with running_lane() as bench:
+        replicas = [bench.replica(f"w{number}") for number in range(3)]
+        outcome = bench.infer(call("deadly"))
+        for _ in range(2):
+            await eventually(lambda: any(replica.outstanding for replica in replicas))
+            lose(next(replica for replica in replicas if replica.outstanding))
+        assert isinstance(await outcome, WorkerUnavailable)
+        assert sum(len(replica.sent) for replica in replicas) == 2
+
+
+@pytest.mark.req("REQ-REL-003")
+async def test_what_must_not_be_done_twice_is_not_sent_twice() -> None:
+    async with running_lane() as bench:
+        first, second = bench.replica("w1"), bench.replica("w2")
+        outcome = bench.infer(replace(call("once"), idempotent=False))
+        await eventually(lambda: first.sent)
+        lose(first)
+        assert isinstance(await outcome, WorkerUnavailable)
+        assert not second.sent
+
+
+async def test_a_retry_does_not_outlive_the_deadline_of_its_caller() -> None:
+    lane_settings = RouterSettings()
+    async with running_lane(settings=lane_settings) as bench:
+        first, second = bench.replica("w1"), bench.replica("w2")
+        second.serve(serving=False)
+        second.serve()
+        outcome = bench.infer(call("short", deadline=time.monotonic() + 0.3))
+        await eventually(lambda: first.sent or second.sent)
+        lose(first if first.sent else second)
+        other = second if first.sent else first
+        await eventually(lambda: other.sent)
+        assert isinstance(await outcome, DeadlineExceeded)
+        assert other.withdrawn == [other.sent[0].entry_id]
+
+
+@pytest.mark.req("RM-5.1d")
+async def test_nothing_is_sent_to_a_worker_that_fails_until_one_request_has_tried_it() -> None:
+    settings = RouterSettings(breaker_failures=2, breaker_open_s=0.2)
+    async with running_lane(settings=settings, batches=True) as bench:
+        replica = bench.replica()
+        for text in "ab":
+            bench.infer(call(text))
+            await eventually(partial(has_text, replica, text))
+            lose(replica)
+            replica.serve()
+        assert bench.lane.statistics().breakers == {"w1": BreakerState.OPEN}
+        with pytest.raises(WorkerUnavailable) as caught:
+            await bench.lane.infer(call("refused"))
+        assert caught.value.context.retry_after_s
+        await eventually(lambda: bench.lane.statistics().breakers == {"w1": BreakerState.HALF_OPEN})
+        outcomes = [bench.infer(call(text)) for text in ("probe", "waits-1", "waits-2")]
+        await eventually(lambda: replica.batches_sent[2:] == [["probe"]])
+        replica.answer("probe")
+        await eventually(lambda: replica.batches_sent[3:] == [["waits-1", "waits-2"]])
+        replica.answer_all()
+        assert all([isinstance(await outcome, Answer) for outcome in outcomes])
+        assert bench.lane.statistics().breakers == {"w1": BreakerState.CLOSED}

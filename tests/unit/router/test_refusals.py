@@ -6,7 +6,7 @@ import pytest
 
 from modelmora.errors import ColdStartTimeout, DeadlineExceeded, ModelSuspended, ModelUnhealthy
 from modelmora.spec import ModelState
-from modelmora_router.queueing import Ending
+from modelmora_router.deadlines import Ending
 from modelmora_router.refusals import overdue, refusal
 from tests.support.routing import MOMENT, deployment, failed
 

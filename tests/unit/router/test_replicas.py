@@ -8,8 +8,10 @@ import pytest
 
 from modelmora.control import Key, Worker
 from modelmora.errors import ModelMoraError
+from modelmora.spec import Priority
 from modelmora.v1 import worker_pb2
 from modelmora.wire.values import to_values
+from modelmora_router.breaker import BreakerState
 from modelmora_router.replicas import Replica
 from modelmora_router.settings import RouterSettings
 
@@ -18,9 +20,10 @@ class RememberingOwner:
     def __init__(self) -> None:
         self.given_back: list[int] = []
         self.gone: list[int] = []
+        self.answered: list[worker_pb2.EntryResult] = []
 
     def finished(self, result: worker_pb2.EntryResult) -> None:
-        raise AssertionError(f"nobody answered {result.entry_id}")
+        self.answered.append(result)
 
     def returned(self, entry_ids: Iterable[int]) -> None:
         self.given_back += entry_ids
@@ -61,29 +64,63 @@ def replica_of(owner: RememberingOwner) -> Replica:
     return Replica(worker, owner, RouterSettings(max_request_bytes=1024), model_id="one")
 
 
-async def test_small_entries_go_together_and_large_ones_each_alone() -> None:
+def send(replica: Replica, *entry_ids: int) -> None:
+    replica.send([entry(entry_id) for entry_id in entry_ids], Priority.NORMAL)
+
+
+async def test_a_batch_is_one_message_without_what_was_cancelled_meanwhile() -> None:
     replica, stream = replica_of(RememberingOwner()), SlowStream()
     stream.room.set()
     call: Any = stream
-    for entry_id, size in ((1, 10), (2, 10)):
-        replica.send(entry(entry_id, size=size))
+    send(replica, 1, 2)
+    send(replica, 3)
+    send(replica, 4)
+    replica.cancel(2)
+    replica.cancel(3)
     await replica._write_pending(call)
-    for entry_id, size in ((3, 800), (4, 800)):
-        replica.send(entry(entry_id, size=size))
-    await replica._write_pending(call)
-    assert stream.written == [[1, 2], [3], [4]]
+    assert stream.written == [[1], [4]]
+    assert (replica.batches, replica.outstanding) == (2, 2)
+
+
+async def test_a_result_that_comes_twice_counts_once() -> None:
+    owner = RememberingOwner()
+    replica = replica_of(owner)
+    send(replica, 1, 2)
+    twice = worker_pb2.EntryResult(entry_id=1, output=worker_pb2.Output())
+    replica._take([twice, twice, worker_pb2.EntryResult(entry_id=77)])
+    assert [result.entry_id for result in owner.answered] == [1]
+    assert replica.outstanding == 1
+
+
+async def test_only_a_worker_that_has_fallen_silent_fails_with_a_request_that_took_too_long() -> None:
+    clock = [100.0]
+    worker = Worker("w1", Key("default", "one"), "unix:x", "unix:x")
+    settings = RouterSettings(breaker_failures=1)
+    replica = Replica(worker, RememberingOwner(), settings, model_id="one", now=lambda: clock[0])
+    send(replica, 1)
+    clock[0] += 2
+    replica._take([worker_pb2.EntryResult(entry_id=1)])  # the slowest of late took 2 s
+    sent_at = clock[0]
+    clock[0] += 7.9
+    replica.gave_no_answer(sent_at)  # it may be slow
+    assert replica.breaker(clock[0]) is BreakerState.CLOSED
+    clock[0] += 0.2
+    replica.gave_no_answer(sent_at - 5)  # it has answered others since
+    assert replica.breaker(clock[0]) is BreakerState.CLOSED
+    replica.gave_no_answer(sent_at)
+    assert replica.breaker(clock[0]) is BreakerState.OPEN
 
 
 async def test_what_a_lost_worker_never_heard_of_goes_elsewhere() -> None:
     owner = RememberingOwner()
     replica, stream = replica_of(owner), SlowStream()
     call: Any = stream
-    replica.send(entry(1))
+    send(replica, 1)
     async with asyncio.TaskGroup() as group:
         writer = group.create_task(replica._write_pending(call))
         await asyncio.sleep(0)
         assert stream.written == [[1]]
-        replica.send(entry(2))
+        send(replica, 2)
         writer.cancel()
     replica._lose("Socket closed")
     assert (owner.gone, owner.given_back) == ([1], [2])

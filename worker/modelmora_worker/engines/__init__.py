@@ -4,16 +4,20 @@
         def __init__(self, context: EngineContext) -> None: ...
         def infer(self, batch: Sequence[EngineInput]) -> Sequence[Outputs]: ...
 
-Both are called on one thread, the device thread, one call at a time. There is no third method: to unload, the process
-ends. An exception of `infer` fails the entries of that batch and nothing else; where a batch has several entries, each
-is tried alone first, so that one bad input does not fail its neighbours. An engine that knows which entry is wrong puts
-an error of `modelmora.errors` in that entry's place in the answer instead.
+Both are called on one thread, the device thread, one call at a time. To unload, the process ends. An exception of
+`infer` fails the entries of that batch and nothing else; a batch of several entries is tried again in halves first, so
+that one bad input fails alone. An engine that knows which entry is wrong puts an error of `modelmora.errors` in that
+entry's place in the answer instead.
+
+Two things are offered, not asked for. An engine with a method `count_tokens` (see `TokenCounter`) gets batches whose
+tokens are within spec.batching.maxTokens. An engine that takes long for an entry may look at `EngineInput.wanted` in
+between, and stop: whatever it then answers for that entry, nobody reads it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from pydantic import JsonValue
 
@@ -35,7 +39,12 @@ class EngineContext:
     device: str = "auto"  # auto, cpu or cuda, as the deployment says
     dtype: str = "auto"  # auto, float32, float16 or bfloat16
     max_length: int | None = None  # tokens
+    max_tokens: int | None = None  # in one pass of the model, padding included; spec.batching.maxTokens
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)  # spec.model.config.parameters
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +53,8 @@ class EngineInput:
 
     values: Mapping[str, Items]
     parameters: Mapping[str, JsonValue] = field(default_factory=dict)
+    wanted: Callable[[], bool] = field(default=_always, compare=False, repr=False)
+    """Whether anybody still waits for the answer; cheap, and once False it stays so."""
 
     def texts(self, name: str = "text") -> list[str]:
         """The texts of that name, at least one.
@@ -80,4 +91,13 @@ class Engine(Protocol):
         ...
 
 
-__all__ = ["Engine", "EngineContext", "EngineInput", "Outputs"]
+@runtime_checkable
+class TokenCounter(Protocol):
+    """What an engine may offer besides."""
+
+    def count_tokens(self, batch: Sequence[EngineInput]) -> Sequence[int]:
+        """The tokens of the longest text of each entry, in order; 0 where that cannot be said. On the device thread."""
+        ...
+
+
+__all__ = ["Engine", "EngineContext", "EngineInput", "Outputs", "TokenCounter"]

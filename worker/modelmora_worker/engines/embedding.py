@@ -1,7 +1,8 @@
 """txt2embed: texts to vectors, on sentence-transformers; a folder without modules.json is read as a plain transformer
 with mean pooling.
 
-All texts of a batch go through the model in one pass of at most `_PASS` texts, longest first, so that padding is small.
+The texts of a batch are tokenized together (on the device thread: that is a hundredth of the work), and go through the
+model in passes of texts of like length, so that padding is small; see `passes`.
 The parameters of a request, with defaults from spec.model.config.parameters:
 
     normalize  true: vectors of length 1; false: as the model gives them (some models normalize by themselves)
@@ -9,7 +10,7 @@ The parameters of a request, with defaults from spec.model.config.parameters:
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -18,18 +19,20 @@ import numpy.typing as npt
 import torch
 from pydantic import JsonValue
 from sentence_transformers import SentenceTransformer
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from modelmora.errors import InferenceFailed, InvalidRequest, LoadFailed, ModelMoraError, UnsafeWeights
-from modelmora_worker.engines import EngineContext, EngineInput, Outputs, completeness, devices, weights
+from modelmora_worker.engines import EngineContext, EngineInput, Outputs, completeness, devices, passes, weights
 
 _INPUT: Final = "text"
 _OUTPUT: Final = "embeddings"
-_PASS: Final = 32
+_WINDOW: Final = 256  # texts that are tokenized at once
 _PROBE: Final = "Which weights does an answer depend on?"
 _DTYPES: Final = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 Vectors = npt.NDArray[np.float32]
+Features = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Wanted:
 
     texts: list[str]
     parameters: Parameters
+    wanted: Callable[[], bool]
 
 
 class EmbeddingEngine:
@@ -76,14 +80,17 @@ class EmbeddingEngine:
         self._defaults = _defaults(context)
         with completeness.recorded() as missing:
             self._model = _load(context, self.device)
+        self._prompt: str = self._model.prompts.get(self._model.default_prompt_name or "") or ""
         completeness.refuse_incomplete(missing, lambda: self._vectors([_PROBE]), model_id=context.model_id)
         self._max_length = _limit_length(self._model, context)
+        self._limits = (passes.CPU if self.device == "cpu" else passes.GPU).within(context.max_tokens)
 
     def infer(self, batch: Sequence[EngineInput]) -> list[Outputs | ModelMoraError]:
         """{"embeddings": float32 [texts, dimensions]} for each entry."""
         wanted = [self._checked(entry) for entry in batch]
-        texts = [text for entry in wanted if isinstance(entry, Wanted) for text in entry.texts]
-        vectors = self._embed(texts) if texts else np.empty((0, 0), dtype=np.float32)
+        texts = [_Text(text, entry) for entry in wanted if isinstance(entry, Wanted) for text in entry.texts]
+        with torch.inference_mode():
+            vectors = self._embed(texts)
         answers: list[Outputs | ModelMoraError] = []
         start = 0
         for entry in wanted:
@@ -104,7 +111,7 @@ class EmbeddingEngine:
                 self._refuse_long(texts)
         except InvalidRequest as error:
             return error
-        return Wanted(texts, parameters)
+        return Wanted(texts, parameters, entry.wanted)
 
     def _refuse_long(self, texts: list[str]) -> None:
         tokens = self._model.tokenizer(texts, truncation=False, padding=False, verbose=False)["input_ids"]
@@ -116,30 +123,90 @@ class EmbeddingEngine:
                     remedy="shorten it, or allow truncate: true",
                 )
 
-    def _embed(self, texts: list[str]) -> Vectors:
-        order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
-        passes = [self._forward([texts[i] for i in order[at : at + _PASS]]) for at in range(0, len(order), _PASS)]
-        found = np.concatenate(passes)
-        vectors = np.empty_like(found)
-        vectors[order] = found
+    def count_tokens(self, batch: Sequence[EngineInput]) -> list[int]:
+        """Of the longest text of each entry, as far as the model reads it."""
+        found = [entry.values.get(_INPUT) for entry in batch]
+        texts = [
+            [text for text in items if isinstance(text, str)] if isinstance(items, list) else [] for items in found
+        ]
+        counts = iter(self._lengths([text for items in texts for text in items]))
+        return [max((next(counts) for _ in items), default=0) for items in texts]
+
+    def _embed(self, texts: "list[_Text]") -> Vectors:
+        """A vector for each, in order; of no meaning for those that nobody waits for any more."""
+        vectors = np.zeros((len(texts), 0), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda index: -len(texts[index].text))
+        for begin in range(0, len(order), _WINDOW):
+            window = order[begin : begin + _WINDOW]
+            for places, features in self._passes([texts[index].text for index in window]):
+                indices = [window[place] for place in places]
+                if any(texts[index].entry.wanted() for index in indices):
+                    found = self._forward(features).float().cpu().numpy()
+                    if not vectors.size:
+                        vectors = np.zeros((len(texts), found.shape[1]), dtype=np.float32)
+                    vectors[indices] = found
         return vectors
 
-    def _forward(self, texts: list[str]) -> Vectors:
-        with torch.inference_mode():
-            vectors: Vectors = self._vectors(texts).float().cpu().numpy()
-        return vectors
+    def _passes(self, texts: list[str]) -> Iterator[tuple[list[int], Features]]:
+        """What goes through the model together: the places of the texts, and what the model reads of them."""
+        features = self._features(texts)
+        if (lengths := _padded_lengths(features, len(texts))) is not None:
+            for places in passes.cut(lengths, self._limits):
+                yield places, _rows(features, places)
+        else:
+            for places in passes.cut(self._lengths(texts), self._limits):
+                yield places, self._features([texts[place] for place in places])
+
+    def _lengths(self, texts: list[str]) -> list[int]:
+        """In tokens; 0 for a model whose tokenizer is of another kind than those of transformers."""
+        tokenizer = self._model.tokenizer
+        if not texts or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            return [0] * len(texts)
+        tokens = tokenizer([self._prompt + text for text in texts], padding=False, verbose=False)["input_ids"]
+        return [min(len(ids), self._max_length) for ids in tokens]
 
     def _vectors(self, texts: list[str]) -> torch.Tensor:
-        # Not encode(): it does the same for these arguments, and takes 0.9 ms more for each call.
-        model = self._model
-        prompt = model.prompts.get(model.default_prompt_name) if model.default_prompt_name else None
-        features = model.preprocess(texts, prompt=prompt)
+        return self._forward(self._features(texts))
+
+    def _features(self, texts: list[str]) -> Features:
+        # This and forward, not encode(): it does the same for these arguments, and takes 0.9 ms more for each call.
+        features: Features = self._model.preprocess(texts, prompt=self._prompt or None)
+        return features
+
+    def _forward(self, features: Features) -> torch.Tensor:
         on_device = {
             name: value.to(self.device) if isinstance(value, torch.Tensor) else value
             for name, value in features.items()
         }
-        vectors: torch.Tensor = model.forward(on_device)["sentence_embedding"]
+        vectors: torch.Tensor = self._model.forward(on_device)["sentence_embedding"]
         return vectors
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    text: str
+    entry: Wanted
+
+
+def _padded_lengths(features: Features, texts: int) -> list[int] | None:
+    """In tokens; None: they are not padded into one table (flash attention packs them, static models need none)."""
+    mask = features.get("attention_mask")
+    if not isinstance(mask, torch.Tensor) or mask.ndim != 2 or len(mask) != texts:  # noqa: PLR2004 - texts × tokens
+        return None
+    lengths: list[int] = mask.sum(dim=1).tolist()
+    return lengths
+
+
+def _rows(features: Features, places: list[int]) -> Features:
+    """Of these texts alone, without the padding that only the others needed, on whichever side it is."""
+    mask = features["attention_mask"]
+    used = mask[places].any(dim=0).nonzero()
+    columns = slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(None)
+    rows = dict(features)
+    for name, value in features.items():
+        if isinstance(value, torch.Tensor) and value.ndim and len(value) == len(mask):
+            rows[name] = value[places][:, columns] if value.shape[:2] == mask.shape else value[places]
+    return rows
 
 
 def _load(context: EngineContext, device: str) -> Any:  # noqa: ANN401 - sentence-transformers is not typed for mypy

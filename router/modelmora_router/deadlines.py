@@ -1,7 +1,4 @@
-"""The order in which requests leave a lane, and when their time is over. No I/O; times are passed in.
-
-A queue has one first-in-first-out line for each priority and always gives the head of the most urgent line that is not
-empty. Every entry can leave from the middle in constant time, so a caller that hangs up leaves nothing behind.
+"""When the time of a request is over. No I/O; times are passed in.
 
 A request has two budgets of time, and at each moment one of them runs: `asleep_left_s` while its model has no worker to
 go to, `awake_left_s` while it has. Both only ever shrink, so a model that comes and goes cannot hold a request for
@@ -10,55 +7,8 @@ ever. The caller's own deadline ends it in any case.
 
 import heapq
 import math
-from collections import OrderedDict
 from dataclasses import dataclass
 from enum import Enum
-from itertools import takewhile
-from typing import Generic, TypeVar
-
-from modelmora.spec import Priority
-
-T = TypeVar("T")
-
-
-class PriorityQueue(Generic[T]):
-    """Strict priority, first in first out inside a level. Entries are known by their id."""
-
-    def __init__(self) -> None:
-        self._lines: dict[Priority, OrderedDict[int, T]] = {priority: OrderedDict() for priority in Priority}
-
-    def __len__(self) -> int:
-        return sum(map(len, self._lines.values()))
-
-    def push(self, entry_id: int, entry: T, priority: Priority) -> None:
-        """Puts the entry at the end of its line."""
-        self._lines[priority][entry_id] = entry
-
-    def push_front(self, entry_id: int, entry: T, priority: Priority) -> None:
-        """Puts the entry back to the front of its line, behind older ones: it had left, and was not worked on.
-
-        Ids grow, so that of two that come back the one that came first goes first again.
-        """
-        line = self._lines[priority]
-        older = list(takewhile(lambda other: other < entry_id, line))
-        line[entry_id] = entry
-        for each in (entry_id, *reversed(older)):
-            line.move_to_end(each, last=False)
-
-    def pop(self) -> T | None:
-        """Takes the entry that is next; None if there is none."""
-        for line in self._lines.values():
-            if line:
-                return line.popitem(last=False)[1]
-        return None
-
-    def remove(self, entry_id: int, priority: Priority) -> bool:
-        """Takes this entry out of its line; False if it is not in it."""
-        return self._lines[priority].pop(entry_id, None) is not None
-
-    def entries(self) -> list[T]:
-        """All entries in the order in which they would leave."""
-        return [entry for line in self._lines.values() for entry in line.values()]
 
 
 class Deadlines:

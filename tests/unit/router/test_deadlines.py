@@ -1,69 +1,13 @@
-"""The queue's order and the clocks of requests."""
+"""When the time of a request is over."""
 
 import math
-from collections import deque
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from modelmora.spec import Priority
-from modelmora_router.queueing import Clock, Deadlines, Ending, PriorityQueue
-
-
-class QueueAgainstModel(RuleBasedStateMachine):
-    """The queue beside four plain lists: same order, nothing lost, nothing twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue: PriorityQueue[int] = PriorityQueue()
-        self.lines: dict[Priority, deque[int]] = {priority: deque() for priority in Priority}
-        self.last_id = 0
-
-    @rule(priority=st.sampled_from(Priority))
-    def push(self, priority: Priority) -> None:
-        self.last_id += 1
-        self.queue.push(self.last_id, self.last_id, priority)
-        self.lines[priority].append(self.last_id)
-
-    @rule()
-    def pop(self) -> None:
-        expected = next((line.popleft() for line in self.lines.values() if line), None)
-        assert self.queue.pop() == expected
-
-    @precondition(lambda self: any(self.lines.values()))
-    @rule()
-    def pop_and_put_back(self) -> None:
-        priority = next(priority for priority, line in self.lines.items() if line)
-        entry = self.queue.pop()
-        assert entry == self.lines[priority][0]
-        self.queue.push_front(entry, entry, priority)
-
-    @precondition(lambda self: any(len(line) > 1 for line in self.lines.values()))
-    @rule(reverse=st.booleans())
-    def pop_all_and_put_back_in_any_order(self, *, reverse: bool) -> None:
-        popped = [(entry, priority) for priority, line in self.lines.items() for entry in line]
-        assert [self.queue.pop() for _ in popped] == [entry for entry, _ in popped]
-        for entry, priority in sorted(popped, reverse=reverse):
-            self.queue.push_front(entry, entry, priority)
-
-    @rule(entry_id=st.integers(0, 30), priority=st.sampled_from(Priority))
-    def remove(self, entry_id: int, priority: Priority) -> None:
-        known = entry_id in self.lines[priority]
-        assert self.queue.remove(entry_id, priority) == known
-        if known:
-            self.lines[priority].remove(entry_id)
-
-    @invariant()
-    def same(self) -> None:
-        expected = [entry for line in self.lines.values() for entry in line]
-        assert self.queue.entries() == expected
-        assert len(self.queue) == len(expected)
-
-
-TestQueueAgainstModel = pytest.mark.req("REQ-QUEUE-001d")(QueueAgainstModel.TestCase)
-TestQueueAgainstModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+from modelmora_router.deadlines import Clock, Deadlines, Ending
 
 
 class DeadlinesAgainstModel(RuleBasedStateMachine):

@@ -1,0 +1,123 @@
+"""What the way through router and worker costs: a model that does nothing, beside servers that do nothing else.
+
+The echo is one hop: less than any router can do. The proxy is the simplest router there is: two hops, a call each.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import models
+from loads import Load, Outcome, drive, texts, without_errors
+from report import Absent, Figure, figure
+from rich.progress import track
+from rival_processes import free_address, running
+
+from modelmora_router.settings import RouterSettings
+
+OURS, ECHO, PROXY = "ModelMora", "bare echo", "bare proxy"
+TWO = "ModelMora, two router processes"
+_PROCESSES = "processes"  # the setting of the router
+_SHAPES = {
+    "1 client": Load(target="", payloads=(), seconds=0, clients=1),
+    "10 clients": Load(target="", payloads=(), seconds=0, clients=10, connections=4),
+    "100 clients": Load(target="", payloads=(), seconds=0, clients=100, connections=4),
+    "open loop, 500 req/s": Load(target="", payloads=(), seconds=0, rate=500, connections=4),
+}
+
+Rounds = Mapping[tuple[str, str], list[Outcome]]
+
+
+def measure(*, rounds: int, seconds: float) -> Iterator[Figure | Absent]:
+    """The figures of the no-op model."""
+    with _systems() as systems:
+        outcomes = _rounds(systems, rounds=rounds, seconds=seconds)
+        yield from _figures(outcomes, list(systems))
+    if TWO not in systems:
+        yield Absent(TWO, "the router has no setting for more than one process")
+
+
+@contextmanager
+def _systems() -> Iterator[dict[str, str]]:
+    """Names and addresses of all that is compared."""
+    echo, proxy = free_address(), free_address()
+    with models.room() as folder:
+        worker = f"unix:{folder}/worker.s"
+        with (
+            running("echo.py", echo, listens=echo),
+            running("echo.py", worker, listens=worker),
+            running("proxy.py", proxy, worker, listens=proxy),
+            _ours() as ours,
+        ):
+            yield {ECHO: echo, PROXY: proxy, **ours}
+
+
+@contextmanager
+def _ours() -> Iterator[dict[str, str]]:
+    """With one router process and, where there is such a setting, with two."""
+    counts = {OURS: "1", TWO: "2"} if _PROCESSES in RouterSettings.model_fields else {OURS: "1"}
+    with ExitStack() as stack:
+        addresses = {}
+        for name, count in counts.items():
+            folder = stack.enter_context(models.room())
+            spec = models.own(models.NOOP, folder)
+            settings = {_PROCESSES: count} if len(counts) > 1 else {}
+            addresses[name] = stack.enter_context(models.served(folder, {"noop": spec}, settings=settings)).grpc
+        yield addresses
+
+
+def _rounds(systems: Mapping[str, str], *, rounds: int, seconds: float) -> Rounds:
+    """Every system in every round, so that all see the same machine."""
+    outcomes: dict[tuple[str, str], list[Outcome]] = defaultdict(list)
+    payloads = texts("noop", ["hello"])
+    for _ in track(range(rounds), description="no-op model"):
+        for shape, load in _SHAPES.items():
+            for system, address in systems.items():
+                made = {**vars(load), "target": address, "payloads": payloads, "seconds": seconds, "name": system}
+                outcomes[shape, system] += drive(Load(**made))
+    without_errors([each for several in outcomes.values() for each in several])
+    return outcomes
+
+
+def _figures(outcomes: Rounds, systems: list[str]) -> Iterator[Figure]:
+    def p50(shape: str, system: str) -> list[float]:
+        return [each.percentile(50) for each in outcomes[shape, system]]
+
+    def p99(shape: str, system: str) -> list[float]:
+        return [each.percentile(99) for each in outcomes[shape, system]]
+
+    def rate(shape: str, system: str) -> list[float]:
+        return [each.per_second for each in outcomes[shape, system]]
+
+    for system in systems:
+        ours = system == OURS
+        yield _row("1 client, p50", system, p50("1 client", system), "ms", at_most=1.3 if ours else None)
+    for clients, goal in (("10 clients", None), ("100 clients", 2500)):
+        for system in systems:
+            at_least = goal if system == OURS else None
+            yield _row(clients, system, rate(clients, system), "req/s", at_least=at_least)
+    for system in systems:
+        at_most = 5.0 if system == OURS else None
+        shape = "open loop, 500 req/s"
+        yield _row(f"{shape}, p99", system, p99(shape, system), "ms", at_most=at_most)
+        yield _row(f"{shape}, p50", system, p50(shape, system), "ms")
+    late = [each.late_ms for system in systems for each in outcomes["open loop, 500 req/s", system]]
+    yield figure("no-op model, open loop: how late the load generator itself was at worst", late, "ms")
+    yield _clients_compared(rate("100 clients", OURS), rate("10 clients", OURS))
+
+
+def _row(
+    what: str,
+    system: str,
+    samples: list[float],
+    unit: str,
+    *,
+    at_most: float | None = None,
+    at_least: float | None = None,
+) -> Figure:
+    return figure(f"no-op model, {what}: {system}", samples, unit, at_most=at_most, at_least=at_least)
+
+
+def _clients_compared(hundred: list[float], ten: list[float]) -> Figure:
+    ratios = [many / few for many, few in zip(hundred, ten, strict=True)]
+    return figure("no-op model, throughput of 100 clients ÷ of 10 clients (SC-005)", ratios, "×", at_least=1.0)

@@ -1,0 +1,92 @@
+"""The status of every ModelRoute, from the routes and the deployments that there are: pure.
+
+`Ready` says whether requests for the model are answered by the route: Routed as it is written, PartlyRouted by some of
+its backends. `Stalled` is there while something is wrong that only an edit heals.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from modelmora.control import Deployments, Key, Routes
+from modelmora.spec import Backend, ConditionStatus, ModelDeployment, ModelRoute, ModelRouteStatus
+from modelmora.spec.route_effect import Arm, Effect, duplicates_of, effect, oldest
+from modelmora_operator.conditions import READY, STALLED, Verdict, dated
+
+ROUTED: Final = "Routed"
+PARTLY_ROUTED: Final = "PartlyRouted"
+DUPLICATE_ROUTE: Final = "DuplicateRoute"
+
+_TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
+
+
+def statuses(routes: Routes, deployments: Deployments, now: float) -> dict[Key, ModelRouteStatus]:
+    """Of all of them."""
+    rivals: dict[tuple[str, str], list[ModelRoute]] = {}
+    for key, route in routes.items():
+        rivals.setdefault((key.namespace, route.spec.model_id), []).append(route)
+    near = {key.namespace: _named(deployments, key.namespace) for key in routes}
+    younger = {namespace: duplicates_of(named.values()) for namespace, named in near.items()}
+    return {
+        key: _status(
+            effect(route, near[key.namespace], younger[key.namespace]),
+            oldest(rivals[key.namespace, route.spec.model_id]),
+            now,
+        )
+        for key, route in routes.items()
+    }
+
+
+def _named(deployments: Deployments, namespace: str) -> Mapping[str, ModelDeployment]:
+    return {key.name: deployment for key, deployment in deployments.items() if key.namespace == namespace}
+
+
+def _status(seen: Effect, counts: ModelRoute, now: float) -> ModelRouteStatus:
+    in_effect = counts is seen.route
+    verdicts = _verdicts(seen) if in_effect else _duplicate(seen.route, counts)
+    weights = tuple(Backend(name=arm.name, weight=arm.effective if in_effect else 0) for arm in seen.arms)
+    return ModelRouteStatus(
+        observed_generation=seen.route.metadata.generation,
+        backends=weights,
+        conditions=dated(verdicts, seen.route, now),
+    )
+
+
+def _duplicate(route: ModelRoute, counts: ModelRoute) -> Iterator[Verdict]:
+    words = (
+        f"{counts.metadata.name} is older and routes model {route.spec.model_id!r} already: delete one of the two, "
+        "or put what both say into one"
+    )
+    yield Verdict(READY, _FALSE, DUPLICATE_ROUTE, words)
+    yield Verdict(STALLED, _TRUE, DUPLICATE_ROUTE, words)
+
+
+def _verdicts(seen: Effect) -> Iterator[Verdict]:
+    yield _ready(seen)
+    lasting = [arm for arm in _wrong(seen) if arm.defect and arm.defect.lasting]
+    if lasting:
+        yield Verdict(STALLED, _TRUE, str(lasting[0].defect), _words(lasting))
+
+
+def _ready(seen: Effect) -> Verdict:
+    wrong = list(seen.defects)
+    if not seen.answered:
+        return Verdict(READY, _FALSE, str(wrong[0].defect) if wrong else "NoBackend", _words(wrong))
+    if wrong:
+        return Verdict(READY, _TRUE, PARTLY_ROUTED, f"{_shares(seen)}; {_words(wrong)}")
+    return Verdict(READY, _TRUE, ROUTED, _shares(seen))
+
+
+def _wrong(seen: Effect) -> Iterator[Arm]:
+    """The mirror too: nobody misses its answers, but who wrote the route misses the copies."""
+    yield from seen.defects
+    if seen.mirror and seen.mirror.defect:
+        yield seen.mirror
+
+
+def _shares(seen: Effect) -> str:
+    whole = sum(arm.effective for arm in seen.arms)
+    return ", ".join(f"{arm.name} {arm.effective / whole:.1%}" for arm in seen.arms if arm.effective)
+
+
+def _words(arms: Iterable[Arm]) -> str:
+    return "; ".join(arm.words for arm in arms) or "every weight is 0: give a backend one"

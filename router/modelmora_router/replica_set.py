@@ -1,0 +1,63 @@
+"""The replicas of one lane: which of them may be sent a batch, and whether any is left that may."""
+
+import math
+from collections.abc import Iterator, Mapping
+
+from modelmora.spec import Priority
+from modelmora_router.breaker import BreakerState
+from modelmora_router.outstanding import CAPACITY
+from modelmora_router.replicas import Replica
+
+
+class ReplicaSet:
+    """By worker. Times are monotonic."""
+
+    def __init__(self) -> None:
+        self._replicas: dict[str, Replica] = {}
+
+    def __iter__(self) -> Iterator[Replica]:
+        return iter(self._replicas.values())
+
+    def attach(self, replica: Replica) -> None:
+        """From now on the replica may be sent batches."""
+        self._replicas[replica.worker_id] = replica
+
+    def detach(self, replica: Replica) -> None:
+        """The replica has ended. Its place may already be that of another of the same worker."""
+        if self._replicas.get(replica.worker_id) is replica:
+            del self._replicas[replica.worker_id]
+
+    @property
+    def serving(self) -> int:
+        """How many take requests."""
+        return sum(replica.available for replica in self)
+
+    @property
+    def free_batches(self) -> int:
+        """How many could be sent now."""
+        return sum(CAPACITY - replica.batches for replica in self if replica.available)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there is one to which a request that another lost may be sent."""
+        return any(replica.available and replica.trusted_at is None for replica in self)
+
+    def breakers(self, now: float) -> Mapping[str, BreakerState]:
+        """By worker_id."""
+        return {replica.worker_id: replica.breaker(now) for replica in self}
+
+    def least_outstanding(self, priority: Priority, now: float) -> Replica | None:
+        """The replica that gets the next batch, led by that priority; None if none has room."""
+        with_room = (replica for replica in self if replica.has_room(priority, now))
+        return min(with_room, key=lambda replica: (replica.batches, replica.outstanding), default=None)
+
+    def silent_s(self, now: float) -> float | None:
+        """If nothing is sent to any that is there, since all have failed so often: how long that lasts."""
+        moments = [replica.trusted_at for replica in self if replica.available]
+        until = [at for at in moments if at is not None and at > now]
+        return min(until) - now if until and len(until) == len(moments) else None
+
+    def next_trial(self, now: float) -> float:
+        """When one that is not trusted now may be tried again."""
+        moments = (replica.trusted_at for replica in self)
+        return min((at for at in moments if at is not None and at > now), default=math.inf)

@@ -1,0 +1,90 @@
+"""The messages that carry answers to a router, as bytes.
+
+Written where they are to be: a message that is put into another is copied with all its tensors, and so is one that is
+asked for its size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from modelmora.errors import InferenceFailed, InternalError, InvalidRequest, ModelMoraError, PayloadTooLarge
+from modelmora.v1 import worker_pb2
+from modelmora.wire import values
+from modelmora.wire.status import to_rpc
+from modelmora_worker.engines import Outputs
+from modelmora_worker.entry import Done
+
+_FRAME_BYTES: Final = 1024  # of a message around its results
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Of one model's answers."""
+
+    model_id: str
+    max_message_bytes: int
+
+    def write(self, done: Sequence[Done]) -> list[bytes]:
+        """One message for all of them, or one for each where together they would be too large."""
+        response = worker_pb2.ProcessResponse()
+        for each in done:
+            self._put(each, response.results.add())
+        message = response.SerializeToString()
+        if len(message) <= self.max_message_bytes - _FRAME_BYTES:
+            return [message]
+        return [self._alone(result) for result in response.results]
+
+    def _alone(self, result: worker_pb2.EntryResult) -> bytes:
+        message = worker_pb2.ProcessResponse(results=[result]).SerializeToString()
+        if len(message) <= self.max_message_bytes:
+            return message
+        error = PayloadTooLarge(
+            f"the answer of model {self.model_id} has {len(message)} bytes; a message may have "
+            f"{self.max_message_bytes}",
+            model_id=self.model_id,
+            remedy="ask for fewer inputs in one request",
+        )
+        refused = worker_pb2.EntryResult(entry_id=result.entry_id, error=to_rpc(error))
+        return worker_pb2.ProcessResponse(results=[refused]).SerializeToString()
+
+    def _put(self, done: Done, result: worker_pb2.EntryResult) -> None:
+        result.entry_id, result.inference_ms = done.sent_id, done.inference_ms
+        try:
+            if isinstance(done.answer, ModelMoraError):
+                result.error.CopyFrom(to_rpc(done.answer))
+            else:
+                put_outputs(done.answer, result.output, model_id=self.model_id)
+        except InferenceFailed as error:
+            result.error.CopyFrom(to_rpc(error))  # in place of what was written of the output
+        except UnicodeError:
+            result.error.CopyFrom(to_rpc(self._unwritable()))
+
+    def _unwritable(self) -> InternalError:
+        return InternalError(
+            f"the engine of model {self.model_id} answered with an error whose text is no Unicode",
+            model_id=self.model_id,
+        )
+
+
+def put_outputs(answer: Outputs, output: worker_pb2.Output, *, model_id: str) -> None:
+    """Writes an engine's outputs.
+
+    Raises:
+        InferenceFailed: the engine answered with something that cannot travel.
+    """
+    try:
+        for name, value in answer.items():
+            values.put_value(value, output.values[name], field=f"output.{name}")
+    except Exception as error:  # a mapping of the engine's own may raise anything
+        raise InferenceFailed(
+            f"the engine of model {model_id} answered with something that cannot travel: {_problem(answer, error)}",
+            model_id=model_id,
+            remedy="let infer() return a mapping of names to texts, bytes or arrays for each entry",
+        ) from error
+
+
+def _problem(answer: object, error: Exception) -> str:
+    if isinstance(error, InvalidRequest):
+        return error.message
+    return f"it is of type {type(answer).__name__}"
