@@ -16,6 +16,8 @@ ROUTED: Final = "Routed"
 PARTLY_ROUTED: Final = "PartlyRouted"
 DUPLICATE_ROUTE: Final = "DuplicateRoute"
 
+_MOST_WORDS: Final = 16_000  # of what is wrong; beside the shares, within the 32768 that a condition may have
+
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 
 
@@ -89,4 +91,8 @@ def _shares(seen: Effect) -> str:
 
 
 def _words(arms: Iterable[Arm]) -> str:
-    return "; ".join(arm.words for arm in arms) or "every weight is 0: give a backend one"
+    return _cut("; ".join(arm.words for arm in arms) or "every weight is 0: give a backend one")
+
+
+def _cut(words: str) -> str:
+    return words if len(words) <= _MOST_WORDS else words[: _MOST_WORDS - 1] + "…"

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
 import structlog
 
 from modelmora.control import Control
-from modelmora.errors import DeadlineExceeded, ModelBusy, ModelMoraError, ServerUnavailable
+from modelmora.errors import DeadlineExceeded, InternalError, ModelBusy, ModelMoraError, ServerUnavailable
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState, Priority
 from modelmora_router import admission
 from modelmora_router.calls import Answer, InferenceCall
@@ -30,6 +31,8 @@ from modelmora_router.spans import SpanSink
 from modelmora_router.tickets import LaneStatistics
 
 log = structlog.get_logger(__name__)
+
+_COPIES_PART: Final = 4  # copies for mirrors may hold a quarter of what requests may
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,11 @@ class DataPlane:
         self._outcomes = Outcomes(self.meters, spans, slow_s=settings.slow_request_s)
         self._rates = RateLimits(max_clients=settings.max_rate_limited_clients)
         self._held = HeldBytes(settings.max_held_bytes, retry_after_s=settings.retry_after_s)
-        self._mirroring = Mirroring(self._held, limit=settings.max_copies)
+        # What copies hold is counted by itself: else a slow mirror would fill the memory, and callers be refused.
+        self._copied = HeldBytes(settings.max_held_bytes // _COPIES_PART, retry_after_s=settings.retry_after_s)
+        self._mirroring = Mirroring(self._copied, limit=settings.max_copies)
         self._fleet = Fleet(settings, control, self.meters)
-        self.meters.follow(self._fleet.lanes, self._deployments, lambda: self._held.held)
+        self.meters.follow(self._fleet.lanes, self._deployments, lambda: self._held.held + self._copied.held)
         self._draining = False
         self._started_at = datetime.now(UTC)
         self._version = importlib.metadata.version("modelmora")
@@ -100,6 +105,9 @@ class DataPlane:
             raise error.located(model_id=call.ref.model_id, request_id=call.request_id) from error.__cause__
         except asyncio.CancelledError:
             self._outcomes.withdrawn(call, meters)
+            raise
+        except Exception:  # a bug: it is told where it ends, at the top of the edge
+            self._outcomes.failed(call, InternalError("the router failed on this request"), meters)
             raise
         self._outcomes.completed(call, answer, meters)
         return answer

@@ -120,7 +120,7 @@ class Lane:
         try:
             return await ticket.future
         except asyncio.CancelledError:
-            self._drop(ticket)
+            self._withdraw(ticket)
             self._wake.set()
             if ticket.future.done() and not ticket.future.cancelled():
                 ticket.future.exception()  # it came too late; asked for, so that nobody logs it as lost
@@ -169,7 +169,7 @@ class Lane:
         """In a queue that is full, a more urgent request takes the place of the newest of the least urgent."""
         waiting, most = len(self._queue), self._deployment.spec.queue.max_length
         self._log.filling(self._deployment.model_id, waiting, most, ticket.arrived_at)
-        if waiting < most or waiting - most < self._replicas.free_batches * self._limits.max_size:
+        if waiting < most or waiting - most < self._replicas.free_batches(self._now()) * self._limits.max_size:
             return
         victim = self._queue.pop_last(less_urgent_than=ticket.priority)
         if victim is None:
@@ -221,8 +221,8 @@ class Lane:
             await asyncio.wait([ticket.future for ticket in self._tickets.values()])
 
     def close(self, error: ModelMoraError) -> None:
-        """From now on the lane refuses with this error, those that are in it first."""
-        self._closed = error
+        """From now on the lane refuses with this error, those that are in it first; the first such error stays."""
+        self._closed = self._closed or error
         self._settle_all(error)
         self._announce()
 
@@ -240,7 +240,7 @@ class Lane:
             case "output":
                 self._settle(ticket, result)
             case "error":
-                self._refused(ticket, from_rpc(result.error))
+                self._refused(ticket, from_rpc(result.error), begun=result.inference_ms > 0)
             case None:
                 self._fail(ticket, InferenceFailed("the worker answered without a result", remedy="see its log"))
         self._wake.set()
@@ -408,12 +408,17 @@ class Lane:
         if not ticket.future.done():
             ticket.future.set_result(answer)
 
-    def _refused(self, ticket: Ticket, error: ModelMoraError) -> None:
-        """A worker that has begun to drain, or is full, refuses what crossed with its notice: that goes elsewhere."""
-        if isinstance(error, ServerUnavailable | WorkerUnavailable | QueueFull):
-            self._requeue(ticket, error)
-        else:
+    def _refused(self, ticket: Ticket, error: ModelMoraError, *, begun: bool) -> None:
+        """A worker that has begun to drain, or is full, refuses what crossed with its notice: that goes elsewhere.
+
+        What had `begun`, and ran when its worker ended, is as good as lost.
+        """
+        if not isinstance(error, ServerUnavailable | WorkerUnavailable | QueueFull):
             self._fail(ticket, error)
+        elif begun:
+            self._retry(ticket, error)
+        else:
+            self._requeue(ticket, error)
 
     def _requeue(self, ticket: Ticket, error: ModelMoraError) -> None:
         """It was not worked on: it is sent again, and first of its line."""
@@ -421,7 +426,7 @@ class Lane:
             self._fail(ticket, error)
             return
         self._take_back(ticket)
-        if later(error):
+        if later(ticket, error):
             self._retrying.park(ticket, ticket.sends, self._now())
         else:
             self._queue.push_front(ticket)
@@ -450,6 +455,12 @@ class Lane:
         if not ticket.future.done():
             model_id, request_id = self._deployment.model_id, ticket.call.request_id
             ticket.future.set_exception(error.located(model_id=model_id, request_id=request_id))
+
+    def _withdraw(self, ticket: Ticket) -> None:
+        """Its caller left: perhaps since its own deadline, which it knows a little sooner than the lane, is over."""
+        if ticket.replica and ticket.entry_id in self._tickets:
+            ticket.replica.gave_no_answer(ticket.sent_at)
+        self._drop(ticket)
 
     def _drop(self, ticket: Ticket) -> None:
         """Takes the ticket out of everything; a worker that has it is told."""

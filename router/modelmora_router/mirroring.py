@@ -1,7 +1,8 @@
 """Copies of requests for the mirror of a route; of whatever becomes of them, the caller of the request hears nothing.
 
-A copy is LOW, so that the mirror's own callers go first and a full queue drops it first. It is held in memory like any
-request, and only so many of them are under way for one mirror: one more is dropped, not queued.
+A copy is LOW, so that the mirror's own callers go first and a full queue drops it first. Only so many of them are under
+way for one mirror, and all of them hold only so many bytes, which are not those of callers: one more is dropped, not
+queued.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ class MirrorStatistics:
 
 
 class Mirroring:
-    """Owns the copies."""
+    """Owns the copies, and what `held` counts."""
 
     def __init__(self, held: HeldBytes, *, limit: int) -> None:
         self._held = held
@@ -63,7 +64,7 @@ class Mirroring:
 
     async def _send(self, call: InferenceCall, lane: Lane, mirror: str) -> None:
         try:
-            with self._held.hold(call.size_bytes, Priority.LOW):
+            with self._held.hold(call.size_bytes, Priority.CRITICAL):  # among themselves copies are equal
                 await lane.infer(call)
             self._answered += 1
         except MemoryFull:

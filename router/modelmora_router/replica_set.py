@@ -32,10 +32,10 @@ class ReplicaSet:
         """How many take requests."""
         return sum(replica.available for replica in self)
 
-    @property
-    def free_batches(self) -> int:
-        """How many could be sent now."""
-        return sum(CAPACITY - replica.batches for replica in self if replica.available)
+    def free_batches(self, now: float) -> int:
+        """How many could be sent now; a worker that is not trusted counts for none."""
+        trusted = (each for each in self if each.available and each.breaker(now) is BreakerState.CLOSED)
+        return sum(max(0, CAPACITY - replica.batches) for replica in trusted)
 
     @property
     def trusted(self) -> bool:

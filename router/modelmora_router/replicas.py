@@ -132,9 +132,22 @@ class Replica:
         """Frees the entry's place at once and tells the worker that nobody waits for it."""
         if self._outstanding.remove(entry_id) is None:
             return
-        if not any(entry.entry_id == entry_id for batch in self._unwritten for entry in batch):
+        if not self._unsend(entry_id):
             self._cancelled.append(entry_id)
             self._outgoing.set()
+        if not self._outstanding.batches:
+            self._announce()
+
+    def _unsend(self, entry_id: int) -> bool:
+        """Takes out what is not written yet; a worker that does not read may not keep the bytes of those that left."""
+        for place, batch in enumerate(self._unwritten):
+            kept = [entry for entry in batch if entry.entry_id != entry_id]
+            if len(kept) < len(batch):
+                self._unwritten[place] = kept
+                if not kept:
+                    del self._unwritten[place]
+                return True
+        return False
 
     def gave_no_answer(self, sent_at: float) -> None:
         """A request's time was over while the worker had it."""

@@ -96,6 +96,9 @@ def given_back_too_often(ticket: Ticket) -> bool:
     return ticket.sends >= _MAX_SENDS
 
 
-def later(error: ModelMoraError) -> bool:
-    """Whether what a worker gave back goes out again only after a while: a full queue takes time to empty."""
-    return isinstance(error, QueueFull)
+def later(ticket: Ticket, error: ModelMoraError) -> bool:
+    """Whether what a worker gave back goes out again only after a while: a full queue takes time to empty.
+
+    And the notice of a worker that drains takes time to come: until then it has the least to do, and gets it again.
+    """
+    return ticket.sends > 1 or isinstance(error, QueueFull)

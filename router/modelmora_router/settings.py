@@ -50,7 +50,7 @@ class RouterSettings(BaseSettings):
     max_rate_limited_clients: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000
     """Clients whose rate is remembered, for models with a rateLimit per Client."""
     max_copies: Annotated[int, Field(ge=1, le=100_000)] = 100
-    """Copies of requests that are under way for one mirror of a route; more are dropped."""
+    """Copies under way for one mirror of a route, all of them within a quarter of max_held_bytes; more are dropped."""
     drain_timeout_s: Seconds = 30
     """How long accepted requests may take once the router is asked to end."""
     close_timeout_s: Seconds = 5

@@ -191,7 +191,7 @@ def test_a_namespace_that_is_deleted_takes_nothing_of_the_others_along(
         until_ready(program)
         assert program.models() == {namespace}
     said = [line for line in program.log().splitlines() if "cannot follow" in line]
-    assert len(said) == 2, program.log()  # deployments and workers, each once
+    assert len(said) == 3, program.log()  # deployments, routes and workers, each once
     assert all(goes in line and "if the namespace was deleted" in line for line in said)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 
 import numpy as np
@@ -74,6 +75,41 @@ async def test_results_and_errors_come_back_by_their_ids(router: Router, kind: s
     assert texts(results) == {f"r{n}": [f"text {n}"] for n in range(300)}
     failed = {error.context.request_id: type(error) for error in results if isinstance(error, ModelMoraError)}
     assert failed == {"unknown": errors.ModelNotFound, "no text": errors.InvalidRequest}
+
+
+@pytest.mark.parametrize("kind", ["async", "sync"])
+async def test_who_asks_one_after_the_other_hears_at_once_of_a_request_that_cannot_travel(
+    router: Router, kind: str
+) -> None:
+    heard = threading.Event()
+    got: list[StreamResult] = []
+
+    def one_by_one() -> Iterator[InferenceRequest]:
+        yield InferenceRequest("one", "\ud800", request_id="no text")
+        assert heard.wait(timeout=10)
+        yield from many(1)
+
+    def ask() -> None:
+        with Client(target(router)) as client:
+            for result in client.infer_stream(one_by_one()):
+                got.append(result)
+                heard.set()
+
+    async def ask_async() -> None:
+        async def off_the_loop() -> AsyncIterator[InferenceRequest]:
+            requests = one_by_one()
+            while request := await asyncio.to_thread(next, requests, None):
+                yield request
+
+        async with AsyncClient(target(router)) as client:
+            async for result in client.infer_stream(off_the_loop()):
+                got.append(result)
+                heard.set()
+
+    await (ask_async() if kind == "async" else asyncio.to_thread(ask))
+    assert isinstance(got[0], errors.InvalidRequest)
+    assert got[0].context.request_id == "no text"
+    assert texts(got) == {"r0": ["text 0"]}
 
 
 @pytest.mark.req("RM-2.3c", "DEC-4")

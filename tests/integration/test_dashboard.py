@@ -164,7 +164,8 @@ FIRING: Final = {
         f"modelmora_queue_limit{{{_ONE}}}": "100x30",
     },
     "ModelMoraModelNotReady": {f'modelmora_condition{{{_ONE},type="Ready",status="False"}}': "1x30"},
-    "ModelMoraBreakerOpen": {f'modelmora_breaker_state{{{_ONE},state="Open"}}': "2x30"},
+    # Half open, with one request under way, whenever it is looked at for the second time.
+    "ModelMoraBreakerOpen": {f'modelmora_breaker_state{{{_ONE},state="Open"}}': " ".join(["2 0"] * 15)},
     "ModelMoraRouterGone": {},
 }
 SILENT: Final = {

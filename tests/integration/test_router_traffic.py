@@ -182,6 +182,24 @@ async def test_copies_beyond_the_bound_are_dropped() -> None:
 
 
 @pytest.mark.req("RM-4.3c")
+async def test_copies_take_no_memory_from_callers() -> None:
+    large = {"input": {"text": "x" * 200_000}, "priority": "LOW"}
+    async with (
+        fake_worker("default/o") as old,
+        fake_worker("default/n") as new,
+        running_router(OLD, NEW, max_held_bytes=1 << 20) as router,
+    ):
+        made = Traffic(router, old, new)
+        await made.serve()
+        made.route(mirrored())
+        new.hold()
+        answers = [await router.http.post("/api/v1/infer/m", json=large) for _ in range(8)]
+        assert [answer.status_code for answer in answers] == [200] * 8
+        new.release()
+        await eventually(lambda: len(new.finished) == 2)  # one copy, and the one of `serve`: the others were dropped
+
+
+@pytest.mark.req("RM-4.3c")
 async def test_a_mirror_at_zero_is_woken() -> None:
     async with fake_worker("default/o") as old, running_router(OLD, NEW) as router:
         router.control.workers.set({old.worker_id: old.listed(Key("default", "old"))})

@@ -51,6 +51,7 @@ class EntryQueue:
     _weighs: bool = False  # the engine counts tokens, and somebody wants to know
     _unweighed: dict[int, Entry] = field(default_factory=dict)
     _running: Sequence[Entry] = ()
+    _began_at: float = 0.0  # what runs
     _answered: int = 0
     _closed: str = "is not serving yet"
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
@@ -110,10 +111,15 @@ class EntryQueue:
             await self._empty.wait()
 
     def abandon(self) -> None:
-        """Answers everything that is left with an error: the process is about to end."""
-        left = [*self._running, *self.waiting.entries()]
-        replies = _replies(self.writer, left, [self._ended()] * len(left))
-        self.cancel(left)
+        """Answers everything that is left with an error: the process is about to end.
+
+        What has run for a while says so, by its time in the engine: it may not be worked on twice unasked.
+        """
+        running, waiting, error = self._running, self.waiting.entries(), self._ended()
+        ran_ms = (time.monotonic() - self._began_at) * 1e3
+        replies = _replies(self.writer, running, [error] * len(running), ran_ms)
+        replies += _replies(self.writer, waiting, [error] * len(waiting))
+        self.cancel([*running, *waiting])
         self._running = ()
         self._send(replies)
 
@@ -129,7 +135,7 @@ class EntryQueue:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            self._running = batch
+            self._running, self._began_at = batch, time.monotonic()
             request_log.started(batch)
             replies = await asyncio.get_running_loop().run_in_executor(device, context.run, self._work, engine, batch)
             if self._running is batch:  # else it was abandoned meanwhile, and has its answers

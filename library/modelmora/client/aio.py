@@ -73,8 +73,6 @@ class AsyncClient:
         writer = asyncio.create_task(_write(call, exchange, requests), name="requests of a stream")
         try:
             while (response := await call.read()) is not grpc.aio.EOF:
-                for unsent in exchange.unsent():
-                    yield unsent
                 if result := exchange.result(response):
                     yield result
         except grpc.RpcError as error:
@@ -83,8 +81,6 @@ class AsyncClient:
             writer.cancel()
             call.cancel()
             await asyncio.wait([writer])
-        for unsent in exchange.unsent():
-            yield unsent
         if exchange.failure:
             raise exchange.failure
 
@@ -130,8 +126,7 @@ async def _write(call: Any, exchange: Exchange, requests: Iterable[Any] | AsyncI
     """Sends the requests; what keeps them from being sent, the reader of the answers hears of."""
     try:
         async for request in _each(requests):
-            if message := exchange.message(request):
-                await call.write(message)
+            await call.write(exchange.message(request))
         await call.done_writing()
     except (grpc.RpcError, asyncio.InvalidStateError):
         return

@@ -1,6 +1,5 @@
 """A stream of inferences without its I/O: requests become messages, messages become results, parts become answers."""
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -37,7 +36,7 @@ class Exchange:
         self._endpoint = endpoint
         self._unanswered: set[str] = set()
         self._parts: dict[str, list[bytes]] = {}
-        self._unsent: deque[ModelMoraError] = deque()
+        self._refused: dict[str, ModelMoraError] = {}  # by the id of what was sent in place of the request
         self.failure: Exception | None = None  # with which the caller's own iterable ended
 
     # ------------------------------------------------------------------------------------------------ requests
@@ -46,13 +45,15 @@ class Exchange:
         """The messages to send; an iterable that fails ends them, and is heard of after the answers."""
         try:
             for request in requests:
-                if message := self.message(request):
-                    yield message
+                yield self.message(request)
         except Exception as error:  # noqa: BLE001 - in the thread of gRPC nobody would hear of it
             self.failure = error
 
-    def message(self, request: InferenceRequest) -> types_pb2.InferenceRequest | None:
-        """The message to send; None if the request cannot travel: `unsent` has its error."""
+    def message(self, request: InferenceRequest) -> types_pb2.InferenceRequest:
+        """The message to send; in place of a request that cannot travel one that the server refuses.
+
+        So its error comes in its turn, also to a caller that waits for it before it asks for more.
+        """
         request_id = request.request_id or uuid4().hex
         try:
             if request_id in self._unanswered:
@@ -63,17 +64,17 @@ class Exchange:
                 )
             message = _message(request, request_id)
         except ModelMoraError as error:
-            self._unsent.append(error.located(model_id=str(request.model_id), request_id=request_id))
-            return None
+            return self._in_place_of(error.located(model_id=str(request.model_id), request_id=request_id))
         self._unanswered.add(request_id)
         return message
 
-    # ------------------------------------------------------------------------------------------------ results
+    def _in_place_of(self, error: ModelMoraError) -> types_pb2.InferenceRequest:
+        """Of no model: whatever the server says of it, the answer is this error."""
+        sent_id = uuid4().hex
+        self._refused[sent_id] = error
+        return types_pb2.InferenceRequest(request_id=sent_id)
 
-    def unsent(self) -> Iterator[ModelMoraError]:
-        """The errors of requests that could not travel, each once."""
-        while self._unsent:
-            yield self._unsent.popleft()
+    # ------------------------------------------------------------------------------------------------ results
 
     def result(self, response: types_pb2.InferenceResponse) -> StreamResult | None:
         """What a message from the server says; None: it is a part of an answer, and not the last.
@@ -84,6 +85,8 @@ class Exchange:
         if response.HasField("part"):
             whole = self._assembled(response.request_id, response.part)
             return None if whole is None else self.result(whole)
+        if refused := self._refused.pop(response.request_id, None):
+            return refused
         self._unanswered.discard(response.request_id)
         if response.HasField("error"):
             return from_rpc(response.error, endpoint=self._endpoint).located(request_id=response.request_id)

@@ -99,14 +99,12 @@ class Client:
         )
         try:
             for response in call:
-                yield from exchange.unsent()
                 if result := exchange.result(response):
                     yield result
         except grpc.RpcError as error:
             raise messages.failure(error, endpoint=self.target) from None
         finally:
             call.cancel()
-        yield from exchange.unsent()
         if exchange.failure:
             raise exchange.failure
 

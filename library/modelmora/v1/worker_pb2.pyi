@@ -213,6 +213,7 @@ class EntryResult(_message.Message):
     INFERENCE_MS_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     inference_ms: _builtins.float
+    """In the engine, with its whole batch; 0: it never got there, so that nothing is done twice if it is sent again."""
     @_builtins.property
     def output(self) -> Global___Output: ...
     @_builtins.property

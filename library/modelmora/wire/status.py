@@ -11,6 +11,7 @@ from typing import Any, Final, cast
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status as RpcStatus
 from grpc_status import rpc_status
@@ -142,12 +143,12 @@ def from_rpc(status: RpcStatus, *, endpoint: str = "") -> ModelMoraError:
     for detail in status.details:
         info = error_details_pb2.ErrorInfo()
         request, retry = error_details_pb2.RequestInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN:
+        if _unpacked(detail, info) and info.domain == DOMAIN:
             kind = _BY_CODE.get(info.reason, kind)
             context |= {_snake(name): text for name, text in info.metadata.items() if _snake(name) in _TEXTS}
-        elif detail.Unpack(request):
+        elif _unpacked(detail, request):
             context["request_id"] = request.request_id
-        elif detail.Unpack(retry):
+        elif _unpacked(detail, retry):
             context["retry_after_s"] = retry.retry_delay.ToNanoseconds() / 1e9
     return kind(status.message, **context).located(endpoint=endpoint)  # type: ignore[arg-type]  # names of the fields
 
@@ -171,6 +172,14 @@ def _add(
     packed = AnyMessage()
     packed.Pack(detail)
     status.details.append(packed)
+
+
+def _unpacked(detail: AnyMessage, message: Message) -> bool:
+    """Whether the detail is such a message, and is now in it; bytes that cannot be read are none."""
+    try:
+        return detail.Unpack(message)
+    except DecodeError:
+        return False
 
 
 def _grpc_code(number: int) -> grpc.StatusCode:

@@ -97,5 +97,8 @@ class StatusStreams:
         self._heard(name)
 
     def _lose(self, name: Name) -> None:
-        if self._updates.pop(name, None) is not None:
+        # That it failed stays its last word until its container has ended, or speaks again.
+        said = self._updates.get(name)
+        if said is not None and said.phase != worker_pb2.WORKER_PHASE_FAILED:
+            del self._updates[name]
             self._heard(name)

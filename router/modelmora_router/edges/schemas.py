@@ -8,9 +8,10 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final, NoReturn, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from google.protobuf.struct_pb2 import Struct
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
@@ -21,7 +22,10 @@ from modelmora.v1.types_pb2 import Image, Images, Value
 from modelmora.wire.values import from_value, to_value
 from modelmora_router.admission import MAX_INPUTS, check_parameter_size
 
+FloatArray: TypeAlias = "npt.NDArray[np.floating[Any]]"
+
 _MAX_PROBLEMS: Final = 5
+_LARGEST: Final = "3.4e38"
 _VALUE_REMEDY: Final = (
     'give a text, a list of texts, {"base64": "…"} for an encoded image or a list of them, or nested lists of numbers'
 )
@@ -191,8 +195,10 @@ def _images_value(items: list[Any], *, field: str) -> Value:
 
 def _image(item: object, *, field: str) -> Image:
     match item:
-        case {"base64": str(encoded), **rest} if rest.keys() <= {"mediaType"}:
-            media_type = str(rest.get("mediaType", ""))
+        case {"base64": str(encoded), "mediaType": str(media_type), **rest} if not rest:
+            pass
+        case {"base64": str(encoded), **rest} if not rest:
+            media_type = ""
         case _:
             raise InvalidRequest(f"{field} is no image", field=field, remedy='give {"base64": "…", "mediaType": "…"}')
     try:
@@ -206,15 +212,29 @@ def _tensor_value(value: object, *, field: str) -> Value:
         # As objects first: a text among numbers would make each element as long as that text.
         kinds = set(map(type, np.asarray(value, dtype=object).flat))
         array = np.asarray(value if kinds <= {bool, int, float} else None)
-    except (ValueError, OverflowError):  # ragged lists; integers beyond 64 bits
+    except (ValueError, OverflowError, RuntimeError):  # ragged lists; integers beyond 64 bits; beyond 32 dimensions
         array = np.asarray(None)
     if array.dtype.kind not in "bif":
         raise InvalidRequest(
-            f"{field} is no tensor: its lists differ in length, or hold other things than numbers",
+            f"{field} is no tensor: its lists differ in length, are nested too deeply, or hold other things than "
+            "numbers",
             field=field,
             remedy=_VALUE_REMEDY,
         )
-    return to_value(array.astype(np.float32) if array.dtype.kind == "f" else array, field=field)
+    return to_value(_single(array, field=field) if array.dtype.kind == "f" else array, field=field)
+
+
+def _single(array: FloatArray, *, field: str) -> FloatArray:
+    """In single precision, which is what tensors have whose numbers have a fraction."""
+    with np.errstate(over="ignore"):  # looked for, not warned of
+        single = array.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise InvalidRequest(
+            f"{field} holds a number that is too large for a tensor",
+            field=field,
+            remedy=f"give numbers between -{_LARGEST} and {_LARGEST}",
+        )
+    return single
 
 
 def parameters_struct(parameters: Mapping[str, Any]) -> Struct | None:

@@ -62,12 +62,16 @@ class Conversation:
             raise failure
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
-        while True:
-            await self._places.acquire()
-            received: Received | Any = await self.context.read()
-            if received is grpc.aio.EOF:
-                return
-            self._take(received.request(), received.size_bytes, group)
+        while await self._read_one(group):
+            pass  # and keeps nothing of it while it waits for the next
+
+    async def _read_one(self, group: asyncio.TaskGroup) -> bool:
+        await self._places.acquire()
+        received: Received | Any = await self.context.read()
+        if received is grpc.aio.EOF:
+            return False
+        self._take(received.request(), received.size_bytes, group)
+        return True
 
     def _take(self, request: InferenceRequest, size_bytes: int, group: asyncio.TaskGroup) -> None:
         request_id = request.request_id or admission.request_id("")
@@ -89,6 +93,7 @@ class Conversation:
     async def _answer(self, request: InferenceRequest, request_id: str, size_bytes: int) -> None:
         try:
             outcome = await self._outcome(request, request_id, size_bytes)
+            del request  # its bytes are no longer counted, and its caller may take its time to read
             del self._waiting[request_id]
             await self._write(request_id, outcome)
         finally:

@@ -37,19 +37,27 @@ def test_every_request_gets_an_id_and_those_that_cannot_travel_an_error() -> Non
         InferenceRequest("one", "d", priority="URGENT", request_id="no priority"),
     ]
     sent = list(exchange.messages(given))
-    assert [message.request_id for message in sent[1:]] == ["same"]
-    assert sent[0].request_id
-    refused = list(exchange.unsent())
-    assert [error.context.request_id for error in refused] == ["no text", "same", "no priority"]
-    assert {type(error) for error in refused} == {InvalidRequest}
-    assert list(exchange.unsent()) == []
+    assert [bool(message.model_id) for message in sent] == [True, False, True, False, False]
+    assert len({message.request_id for message in sent}) == 5
+    assert sent[2].request_id == "same"
+    refused = [exchange.result(unlike(message)) for message in sent if not message.model_id]
+    assert [error.context.request_id for error in refused if isinstance(error, InvalidRequest)] == [
+        "no text",
+        "same",
+        "no priority",
+    ]
+
+
+def unlike(message: types_pb2.InferenceRequest) -> types_pb2.InferenceResponse:
+    """What a server answers to what is no request."""
+    return types_pb2.InferenceResponse(request_id=message.request_id, error=to_rpc(InvalidRequest("of no model")))
 
 
 def test_an_id_is_free_again_when_it_is_answered() -> None:
     exchange = Exchange(endpoint="here")
-    assert exchange.message(InferenceRequest("one", "a", request_id="a"))
+    assert exchange.message(InferenceRequest("one", "a", request_id="a")).model_id
     exchange.result(answer("a"))
-    assert exchange.message(InferenceRequest("one", "a", request_id="a"))
+    assert exchange.message(InferenceRequest("one", "a", request_id="a")).model_id
 
 
 def test_an_iterable_that_fails_ends_the_messages_and_is_remembered() -> None:

@@ -92,6 +92,14 @@ def test_a_strangers_status_becomes_some_leaf(code: grpc.StatusCode) -> None:
     assert (got.message, got.context.endpoint) == ("from a proxy", "proxy:1")
 
 
+@pytest.mark.parametrize("kind", ["ErrorInfo", "RequestInfo", "RetryInfo"])
+def test_details_that_cannot_be_read_are_left_out(kind: str) -> None:
+    sent = Status(code=grpc.StatusCode.UNAVAILABLE.value[0], message="garbage")
+    sent.details.add(type_url=f"type.googleapis.com/google.rpc.{kind}", value=b"\xff\xff")
+    got = status.from_rpc(sent)
+    assert (type(got), got.message) == (errors.ServerUnavailable, "garbage")
+
+
 def test_a_strangers_http_answer_becomes_some_leaf() -> None:
     assert type(status.from_problem({}, http_status=502)) is errors.ServerUnavailable
     assert type(status.from_problem({"code": "NEVER_HEARD_OF"}, http_status=418)) is errors.InternalError

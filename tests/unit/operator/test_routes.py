@@ -81,6 +81,18 @@ def test_a_backend_that_cannot_answer_is_told(broken: tuple[ModelDeployment, ...
     assert verdict(alone) == ("False", reason)
 
 
+def test_what_is_wrong_with_very_many_backends_is_cut_to_what_a_condition_may_hold() -> None:
+    names = [f"b{number}" for number in range(64)]
+    wrong = [deployed(name, f"3.0.{number}", status=failed(message="x" * 4000)) for number, name in enumerate(names)]
+    partly = status(route({"old": 1} | dict.fromkeys(names[1:], 1)), OLD, *wrong)
+    assert verdict(partly) == ("True", "PartlyRouted")
+    ready = said(partly)
+    assert ready
+    assert ready.message.startswith("old 100.0%; 'b1' cannot be loaded: xxx")
+    assert ready.message.endswith("…")
+    assert verdict(status(route(dict.fromkeys(names, 1)), *wrong)) == ("False", "FailedToLoad")
+
+
 def test_a_backend_without_a_weight_may_be_missing() -> None:
     assert verdict(status(route({"old": 1, "new": 0}), OLD)) == ("True", "Routed")
 

@@ -34,6 +34,27 @@ async def test_a_bug_is_one_problem_on_rest_and_tells_nothing_of_the_inside() ->
     assert "secret" not in answer.text
 
 
+class BuggyDoor(DataPlane):
+    """A router with a bug in the way of every inference."""
+
+    def _check(self, _: Any) -> NoReturn:
+        raise ZeroDivisionError("a secret of the inside")
+
+    def _refuse_unless_ready(self) -> None:
+        """As if it had heard of its models."""
+
+
+async def test_an_inference_that_ends_in_a_bug_is_counted() -> None:
+    plane = BuggyDoor(RouterSettings(), LocalControl())
+    transport = httpx.ASGITransport(application(plane, RouterSettings()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://router") as http:
+        answer = await http.post("/api/v1/infer/one", json={"input": {"text": "hello"}})
+        assert answer.status_code == 500
+        counted = (await http.get("/metrics")).text
+    assert 'model="",model_namespace="",status="error",task="",version=""} 1.0' in counted
+    assert 'code="INTERNAL_ERROR"' in counted
+
+
 class Context:
     """The server's side of a call that remembers how it was ended."""
 

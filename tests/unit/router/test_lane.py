@@ -15,6 +15,7 @@ from modelmora.errors import (
     ColdStartTimeout,
     DeadlineExceeded,
     InferenceFailed,
+    ModelNotFound,
     ModelSuspended,
     ModelUnhealthy,
     QueueFull,
@@ -29,6 +30,7 @@ from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.lane import Lane
 from modelmora_router.metrics import Meters
 from modelmora_router.outstanding import CAPACITY
+from modelmora_router.replica_set import ReplicaSet
 from modelmora_router.replicas import Replica
 from modelmora_router.settings import RouterSettings
 from tests.support.routing import call, deployment, eventually, failed
@@ -72,10 +74,11 @@ class ScriptedReplica(Replica):
     def texts(self) -> list[str]:
         return [entry.input["text"].text.items[0] for entry in self.sent]
 
-    def answer(self, text: str, *, error: Any = None) -> None:
+    def answer(self, text: str, *, error: Any = None, inference_ms: float = 0.0) -> None:
         """Answers the entry with this text that was sent last."""
         entry_id = [entry.entry_id for entry in self.sent if entry.input["text"].text.items[0] == text][-1]
-        result = worker_pb2.EntryResult(entry_id=entry_id, error=to_rpc(error) if error else None)
+        failure = to_rpc(error) if error else None
+        result = worker_pb2.EntryResult(entry_id=entry_id, error=failure, inference_ms=inference_ms)
         if error is None:
             result.output.SetInParent()
         self._take([result])
@@ -341,6 +344,21 @@ async def test_of_two_that_a_worker_refuses_the_older_goes_first_again() -> None
         assert all([isinstance(await outcome, Answer) for outcome in outcomes])
 
 
+async def test_what_is_refused_twice_waits_for_the_notice_of_the_worker_that_drains() -> None:
+    async with running_lane() as bench:
+        replica = bench.replica()
+        outcome = bench.infer(call("crossed"))
+        for sends in (1, 2):
+            await eventually(partial(has_sent, replica, sends))
+            replica.answer("crossed", error=ServerUnavailable("the worker drains"))
+        assert len(bench.lane._retrying) == 1
+        replica.serve(serving=False)
+        other = bench.replica("w2")
+        await eventually(lambda: other.texts == ["crossed"])
+        other.answer("crossed")
+        assert isinstance(await outcome, Answer)
+
+
 async def test_a_worker_that_refuses_again_and_again_is_not_asked_for_ever() -> None:
     async with running_lane() as bench:
         replica = bench.replica()
@@ -423,6 +441,16 @@ async def test_a_replica_that_ends_late_does_not_take_its_successor_along() -> N
         bench.infer(call("hello"))
         await eventually(lambda: successor.texts == ["hello"])
         successor.answer_all()
+
+
+async def test_whoever_comes_after_the_end_of_a_lane_hears_why_it_ended() -> None:
+    async with running_lane() as bench:
+        outcome = bench.infer(call("early"))
+        await bench.queued(1)
+        bench.lane.close(ModelNotFound("model 'one' was deleted"))
+        assert isinstance(await outcome, ModelNotFound)
+    with pytest.raises(ModelNotFound):
+        await bench.lane.infer(call("late"))
 
 
 async def test_whoever_is_left_when_the_lane_ends_is_told() -> None:
@@ -513,6 +541,36 @@ async def test_in_a_full_queue_the_urgent_takes_the_place_of_the_newest_of_the_l
         replica.answer_all()
 
 
+async def test_a_worker_that_is_not_trusted_makes_no_room_in_the_queue() -> None:
+    settings = RouterSettings(breaker_failures=1, breaker_open_s=60)
+    async with running_lane(deployment(queue={"maxLength": 2}), settings=settings) as bench:
+        failing = bench.replica("w1")
+        bench.infer(call("lost"))
+        await eventually(lambda: failing.sent)
+        lose(failing)
+        failing.serve()
+        other = bench.replica("w2")
+        for number in range(4):
+            bench.infer(call(str(number)))
+        await bench.queued(2)
+        with pytest.raises(QueueFull):
+            await bench.lane.infer(call("too many"))
+        other.answer_all()
+        await eventually(lambda: other.texts == ["0", "1", "2", "3"])
+        other.answer_all()
+
+
+async def test_a_critical_batch_above_the_capacity_of_one_worker_takes_no_room_from_another() -> None:
+    async with running_lane() as bench:
+        busy, idle, replicas = bench.replica("w1"), bench.replica("w2"), ReplicaSet()
+        for entry_id, priority in enumerate((Priority.LOW, Priority.LOW, Priority.CRITICAL), start=1):
+            entry = worker_pb2.BatchEntry(entry_id=entry_id, input=call("busy").input)
+            busy.send([entry], priority)
+        replicas.attach(busy)
+        replicas.attach(idle)
+        assert replicas.free_batches(time.monotonic()) == CAPACITY
+
+
 # ---------------------------------------------------------------------------------------------------- failures
 
 
@@ -552,6 +610,36 @@ async def test_what_must_not_be_done_twice_is_not_sent_twice() -> None:
         lose(first)
         assert isinstance(await outcome, WorkerUnavailable)
         assert not second.sent
+
+
+@pytest.mark.req("REQ-REL-003")
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_what_had_begun_when_its_worker_ended_is_done_twice_only_if_it_may_be(*, idempotent: bool) -> None:
+    async with running_lane() as bench:
+        first = bench.replica("w1")
+        outcome = bench.infer(replace(call("begun"), idempotent=idempotent))
+        await eventually(lambda: first.sent)
+        second = bench.replica("w2")
+        first.serve(serving=False)
+        first.answer("begun", error=WorkerUnavailable("it ended before its answer"), inference_ms=30_000)
+        if idempotent:
+            await eventually(lambda: second.texts == ["begun"])
+            assert second.sent[0].alone
+            second.answer("begun")
+        assert isinstance(await outcome, Answer if idempotent else WorkerUnavailable)
+        assert bool(second.sent) is idempotent
+
+
+async def test_a_worker_that_is_silent_while_its_callers_leave_is_not_trusted() -> None:
+    async with running_lane(settings=RouterSettings(breaker_failures=1, breaker_open_s=60)) as bench:
+        replica = bench.replica()
+        for patience_s, state in ((0, BreakerState.CLOSED), (60, BreakerState.OPEN)):
+            caller = bench.infer(call(str(patience_s)))
+            await eventually(partial(has_text, replica, str(patience_s)))
+            replica._now = lambda later_s=patience_s: time.monotonic() + later_s  # type: ignore[misc]
+            caller.cancel()
+            await asyncio.wait([caller])
+            assert bench.lane.statistics().breakers == {"w1": state}
 
 
 async def test_a_retry_does_not_outlive_the_deadline_of_its_caller() -> None:

@@ -1,5 +1,6 @@
 """Copies for a mirror: bounded, least urgent, and heard of by nobody."""
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -67,7 +68,7 @@ async def test_without_memory_for_it_a_copy_is_dropped() -> None:
     held = HeldBytes(100, retry_after_s=1.0)
     copies, shadow = Mirroring(held, limit=10), Shadow()
     with held.hold(90, Priority.NORMAL):
-        copies.copy(call(), shadow.lane)
+        copies.copy(replace(call(), size_bytes=20), shadow.lane)
         await eventually(lambda: copies.statistics().dropped == 1)
     assert shadow.calls == []
 

@@ -82,6 +82,25 @@ async def test_a_batch_is_one_message_without_what_was_cancelled_meanwhile() -> 
     assert (replica.batches, replica.outstanding) == (2, 2)
 
 
+async def test_a_worker_that_does_not_read_keeps_no_bytes_of_those_who_left() -> None:
+    replica = replica_of(RememberingOwner())
+    send(replica, 1, 2)
+    for entry_id in (1, 2):
+        replica.cancel(entry_id)
+    assert not replica._unwritten
+
+
+async def test_a_worker_that_left_is_not_waited_for_when_nobody_waits_for_its_answers() -> None:
+    replica = replica_of(RememberingOwner())
+    replica._set(streaming=True)
+    send(replica, 1)
+    async with asyncio.timeout(replica._settings.linger_s / 2):
+        lingering = asyncio.create_task(replica._linger())
+        await asyncio.sleep(0)
+        replica.cancel(1)
+        await lingering
+
+
 async def test_a_result_that_comes_twice_counts_once() -> None:
     owner = RememberingOwner()
     replica = replica_of(owner)

@@ -53,6 +53,10 @@ def test_nested_lists_of_numbers_are_tensors(value: list[Any], dtype: type) -> N
     ("value", "field"),
     [
         ([], "input.x"),
+        ([0.5, 1e39], "input.x"),
+        ({"base64": PIXEL, "mediaType": 5}, "input.x[0]"),
+        (json.loads("[" * 40 + "1" + "]" * 40), "input.x"),
+        (json.loads("[" * 80 + "1" + "]" * 80), "input.x"),
         (7, "input.x"),
         (None, "input.x"),
         (True, "input.x"),

@@ -222,6 +222,15 @@ async def test_what_is_left_at_the_end_is_answered_once() -> None:
     assert a.twice == []
 
 
+async def test_of_what_is_left_at_the_end_what_had_begun_says_so() -> None:
+    engine, a = Gated(), Router("a")
+    async with running(engine) as queue:
+        await busy(engine, queue, a)
+        queue.submit([a.entry(1)])
+        queue.abandon()
+    assert [a.answers[sent_id].inference_ms > 0 for sent_id in (0, 1)] == [True, False]
+
+
 async def test_an_answer_that_comes_as_its_entry_is_abandoned_is_no_second_one() -> None:
     engine, a = Gated(), Router("a")
     async with running(engine) as queue:
