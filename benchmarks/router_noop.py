@@ -5,19 +5,16 @@ The echo is one hop: less than any router can do. The proxy is the simplest rout
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import models
 from loads import Load, Outcome, drive, texts, without_errors
-from report import Absent, Figure, figure
+from report import Figure, figure
 from rich.progress import track
 from rival_processes import free_address, running
 
-from modelmora_router.settings import RouterSettings
-
 OURS, ECHO, PROXY = "ModelMora", "bare echo", "bare proxy"
 TWO = "ModelMora, two router processes"
-_PROCESSES = "processes"  # the setting of the router
 _SHAPES = {
     "1 client": Load(target="", payloads=(), seconds=0, clients=1),
     "10 clients": Load(target="", payloads=(), seconds=0, clients=10, connections=4),
@@ -28,13 +25,11 @@ _SHAPES = {
 Rounds = Mapping[tuple[str, str], list[Outcome]]
 
 
-def measure(*, rounds: int, seconds: float) -> Iterator[Figure | Absent]:
+def measure(*, rounds: int, seconds: float) -> Iterator[Figure]:
     """The figures of the no-op model."""
     with _systems() as systems:
         outcomes = _rounds(systems, rounds=rounds, seconds=seconds)
         yield from _figures(outcomes, list(systems))
-    if TWO not in systems:
-        yield Absent(TWO, "the router has no setting for more than one process")
 
 
 @contextmanager
@@ -54,16 +49,14 @@ def _systems() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def _ours() -> Iterator[dict[str, str]]:
-    """With one router process and, where there is such a setting, with two."""
-    counts = {OURS: "1", TWO: "2"} if _PROCESSES in RouterSettings.model_fields else {OURS: "1"}
-    with ExitStack() as stack:
-        addresses = {}
-        for name, count in counts.items():
-            folder = stack.enter_context(models.room())
-            spec = models.own(models.NOOP, folder)
-            settings = {_PROCESSES: count} if len(counts) > 1 else {}
-            addresses[name] = stack.enter_context(models.served(folder, {"noop": spec}, settings=settings)).grpc
-        yield addresses
+    """With one router process, on a laptop, and with two, as in a cluster."""
+    with models.room() as folder, models.room() as other:
+        spec, same = models.own(models.NOOP, folder), models.own(models.NOOP, other)
+        with (
+            models.served(folder, {"noop": spec}) as one,
+            models.routed(other, "noop", same, processes=2) as two,
+        ):
+            yield {OURS: one.grpc, TWO: two}
 
 
 def _rounds(systems: Mapping[str, str], *, rounds: int, seconds: float) -> Rounds:

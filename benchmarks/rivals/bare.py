@@ -16,7 +16,7 @@ def serve(address: str, **methods: Handler) -> None:
 
 
 async def _serve(address: str, methods: dict[str, Handler]) -> None:
-    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1)])
+    server = grpc.aio.server(options=[("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)])
     handler = grpc.method_handlers_generic_handler("modelmora.v1.InferenceService", methods)
     server.add_generic_rpc_handlers((handler,))
     server.add_insecure_port(address)

@@ -2,7 +2,10 @@
 
 import argparse
 import asyncio
+import os
 import sys
+
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # noqa: TID251 - not a setting of ours; its lines are no JSON
 
 import structlog
 

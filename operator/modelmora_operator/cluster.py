@@ -12,6 +12,7 @@ from typing import Protocol
 
 from modelmora.control import Demand, Key
 from modelmora.spec import ArtifactStatus, ModelDeployment, ModelDeploymentStatus
+from modelmora_operator.sharing import Share
 
 
 class Phase(StrEnum):
@@ -79,6 +80,7 @@ class ObservedWorker:
     terminating: bool = False
     warm: bool = False  # forked from a process that had already imported the libraries
     node: str = ""
+    serving_since: float | None = None  # None: it does not serve, or nobody can tell yet
     phase_seconds: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: int = 0
     vram_bytes: int = 0
@@ -115,6 +117,7 @@ class Snapshot:
     failure: FailureRecord | None = None
     twins: tuple[ModelDeployment, ...] = ()  # others with the same namespace, model id and version
     recommendations: tuple[Recommendation, ...] = ()
+    share: Share | None = None  # of the places that several models compete for; None: there is no such bound
     recheck_after_s: float | None = None  # something about these workers becomes true by time alone
 
 

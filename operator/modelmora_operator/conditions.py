@@ -27,12 +27,15 @@ UNVERIFIED: Final = "Unverified"
 SUSPENDED: Final = "Suspended"
 DUPLICATE_VERSION: Final = "DuplicateVersion"
 WAITING_TO_RETRY: Final = "WaitingToRetry"
+WAITING_FOR_ROOM: Final = "WaitingForRoom"
 
 # What only an edit heals: of the manifest, or of the installation; and what had the time that the manifest gave it.
 _BEYOND_TIME: Final = frozenset(
     {"ChecksumMismatch", "InvalidEngine", "InvalidSource", "MissingDependency", "UnsafeWeights"}
     | {"ProgressDeadlineExceeded"}
 )
+_MORE_PLACES: Final = "raise the operator's setting max_workers (serve --max-workers, operator.maxWorkers in the chart)"
+_MOST_NAMES: Final = 3
 _BEFORE_FETCHED: Final = frozenset({Phase.STARTING, Phase.FETCHING})
 
 _TRUE, _FALSE, _UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionStatus.UNKNOWN
@@ -49,6 +52,23 @@ class Facts:
     older_twin: ModelDeployment | None = None
     retry_in_s: float | None = None  # the next attempt waits so long
     retry_at: float | None = None  # Unix time of it
+    vain_in_s: float | None = None  # then, or since, requests have waited for a place for as long as they may
+
+    @property
+    def waits_s(self) -> tuple[float | None, ...]:
+        """After which times it is to be looked at again."""
+        return self.retry_in_s, None if self.waits_in_vain else self.vain_in_s, self.snapshot.recheck_after_s
+
+    @property
+    def waits_in_vain(self) -> bool:
+        """Requests wait for a place for longer than they may."""
+        return self.vain_in_s is not None and self.vain_in_s <= 0
+
+    @property
+    def granted(self) -> int:
+        """Of those that are desired, so many may exist: others have the rest of the places."""
+        share = self.snapshot.share
+        return self.desired if share is None else min(self.desired, share.granted)
 
     @property
     def live(self) -> tuple[ObservedWorker, ...]:
@@ -145,15 +165,24 @@ def _ready(facts: Facts) -> Verdict:
         return Verdict(READY, _TRUE, SERVING, _count(facts))
     if failure := facts.failure:
         return Verdict(READY, _FALSE, failure.reason, sentence(failure))
-    if facts.verified:
-        waking = facts.desired > 0
-        return Verdict(READY, _TRUE, SCALED_TO_ZERO, "waking" if waking else "wakes with the first request")
+    if facts.verified or facts.waits_in_vain:
+        return _asleep(facts)
     return Verdict(READY, _UNKNOWN, UNVERIFIED, _unverified(facts))
+
+
+def _asleep(facts: Facts) -> Verdict:
+    """Others may have the places: that is told as a failure once the requests that wait for it fail."""
+    if facts.waits_in_vain:
+        return Verdict(READY, _FALSE, WAITING_FOR_ROOM, _no_room(facts))
+    waking = "waking" if facts.granted else _no_room(facts)
+    return Verdict(READY, _TRUE, SCALED_TO_ZERO, waking if facts.desired else "wakes with the first request")
 
 
 def _unverified(facts: Facts) -> str:
     if facts.current:
         return "its first test inference of this spec is under way"
+    if facts.granted < facts.desired:
+        return _no_room(facts)
     if facts.desired > 0:
         return "a worker is being started to test this spec"
     return "nobody has asked for the model since its spec was written, so it has not been tested"
@@ -179,6 +208,8 @@ def _scheduled(facts: Facts) -> Verdict:
         return Verdict(SCHEDULED, _FALSE, failure.reason, sentence(failure))
     if facts.retry_in_s is not None:
         return Verdict(SCHEDULED, _FALSE, WAITING_TO_RETRY, "the next attempt waits, longer after every failure")
+    if facts.granted < facts.desired:
+        return Verdict(SCHEDULED, _FALSE, WAITING_FOR_ROOM, _no_room(facts))
     if len(facts.current) >= facts.desired > 0:
         return Verdict(SCHEDULED, _TRUE, "Placed", "every wanted worker has its place")
     if facts.desired > 0:
@@ -213,11 +244,30 @@ def _under_way(facts: Facts) -> tuple[str, str] | None:
         return WAITING_TO_RETRY, "the last attempt failed, the next one waits"
     if outdated and facts.desired > 0:
         return "RollingOut", f"{', '.join(outdated)} to be replaced"
-    if sum(worker.serving for worker in facts.current) < facts.desired:
+    if facts.granted < facts.desired and not facts.verified:
+        return WAITING_FOR_ROOM, "it is tested once it has a place"
+    if sum(worker.serving for worker in facts.current) < facts.granted:
         return "Starting", "workers are being started"
-    if len(facts.snapshot.workers) > facts.desired:
+    if len(facts.snapshot.workers) > facts.granted:
         return "Stopping", "workers are being stopped"
     return None
+
+
+def _no_room(facts: Facts) -> str:
+    """Names only models of its own namespace: what others have there is nobody's business."""
+    share = facts.snapshot.share
+    if share is None:
+        return ""
+    namespace = facts.snapshot.key.namespace
+    named = sorted(key.name for key in share.holders if key.namespace == namespace)[:_MOST_NAMES]
+    others = len(share.holders) - len(named)
+    who = ", ".join([*named, *([f"{others} other model{'s' if others > 1 else ''}"] if others else [])])
+    when = (
+        "which are never to give way: lower their scaling.minReplicas, or"
+        if share.for_good
+        else "it gets one when one of them is idle, has had its turn, or is less urgent; if that is too late,"
+    )
+    return f"all places for workers are taken, by {who or 'workers that end'}: {when} {_MORE_PLACES}"
 
 
 def _duplicate(deployment: ModelDeployment, older: ModelDeployment) -> str:

@@ -86,7 +86,7 @@ async def _operate(
     stop: asyncio.Event,
 ) -> None:
     queue: WorkQueue[Key] = WorkQueue(concurrency=settings.reconcile_concurrency)
-    reconciler = Reconciler(cluster, settings.policy)
+    reconciler = Reconciler(cluster, settings.policy, mark=queue.add)
     metrics.look_at(queue.statistics, cluster.phases)
     controller = Controller(cluster, metrics.timed(reconciler.reconcile), queue, resync_s=settings.resync_s)
     async with asyncio.TaskGroup() as tasks:

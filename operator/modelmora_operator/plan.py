@@ -1,14 +1,17 @@
 """The decision: from what was seen of one deployment to what is to be done about it, without any I/O."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus
-from modelmora_operator import failures, replicas, rollout
+from modelmora_operator import failures, replicas, rollout, room
 from modelmora_operator.backoff import Backoff
 from modelmora_operator.cluster import Recommendation, Snapshot, WorkerSpec
 from modelmora_operator.conditions import Facts
 from modelmora_operator.duplicates import older_twin
 from modelmora_operator.replicas import Wish
+from modelmora_operator.rollout import Steps
+from modelmora_operator.room import Turn
+from modelmora_operator.sharing import Contender, Rules
 from modelmora_operator.spec_hash import spec_hash
 from modelmora_operator.status import status_of
 
@@ -19,6 +22,7 @@ class Policy:
 
     initial_replicas: int = 0  # of deployments that do not say
     backoff: Backoff = field(default_factory=Backoff)  # between attempts to load a model
+    sharing: Rules | None = None  # None: as many workers may exist as are wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +34,41 @@ class Plan:
     status: ModelDeploymentStatus | None = None  # None: the deployment is gone
     requeue_after_s: float | None = None
     recommendations: tuple[Recommendation, ...] = ()  # for the next snapshot
+    contender: Contender | None = None  # what this model is to others once the plan is begun; None: it is no bother
 
 
 def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
     """What is to be done now."""
     deployment = snapshot.deployment
     if deployment is None:
-        return Plan(stop=tuple(worker.worker_id for worker in snapshot.workers if not worker.terminating))
+        every = tuple(worker.worker_id for worker in snapshot.workers if not worker.terminating)
+        return Plan(stop=every, contender=Contender(snapshot.key, 0, ending=len(snapshot.workers)))
     hashed = spec_hash(deployment.spec)
     older = older_twin(deployment, snapshot.twins)
     wish = replicas.NOBODY if older or deployment.spec.suspend else _wish(snapshot, deployment, hashed, now, policy)
-    steps = rollout.steps(snapshot.workers, hashed, wish.replicas, _given_up(snapshot))
     retry_at = _retry_at(snapshot, hashed, policy)
-    wait_s = _wait_s(retry_at, now, policy) if steps.missing else None
-    facts = Facts(snapshot, deployment, hashed, wish.replicas, older, wait_s, retry_at)
+    wait_s = _wait_s(retry_at, now, policy)
+    held_back = wait_s is not None
+    steps = _steps(snapshot, hashed, wish.replicas, held_back=held_back)
+    start = () if held_back else _new_workers(snapshot, deployment, hashed, steps.missing)
+    facts = Facts(
+        snapshot=snapshot,
+        deployment=deployment,
+        spec_hash=hashed,
+        desired=_shown(snapshot, deployment, hashed, wish.replicas),
+        older_twin=older,
+        retry_in_s=wait_s if steps.missing else None,
+        retry_at=retry_at,
+        vain_in_s=room.vain_in_s(snapshot, deployment, now),
+    )
+    turn = _turn(snapshot, hashed, wish.replicas, steps, started=len(start), held_back=held_back)
     return Plan(
-        start=() if wait_s is not None else _new_workers(snapshot, deployment, hashed, steps.missing),
+        start=start,
         stop=steps.surplus,
         status=status_of(facts, now),
-        requeue_after_s=_soonest(wait_s, wish.recheck_after_s, snapshot.recheck_after_s),
+        requeue_after_s=_soonest(*facts.waits_s, wish.recheck_after_s, _share_lasts_s(snapshot, now)),
         recommendations=wish.recommendations,
+        contender=room.contender_of(snapshot, deployment, turn, now) if policy.sharing else None,
     )
 
 
@@ -68,6 +87,32 @@ def _wish(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, now: flo
         to_prove=0 if proven or deployment.status.verified_spec_hash == hashed else initial,
         recommendations=snapshot.recommendations,
     )
+
+
+def _steps(snapshot: Snapshot, hashed: str, wanted: int, *, held_back: bool) -> Steps:
+    """Within what others leave. While no new worker may be started, no old one makes room for it."""
+    share, given_up = snapshot.share, _given_up(snapshot)
+    if share is None:
+        return rollout.steps(snapshot.workers, hashed, wanted, given_up)
+    places = None if held_back else share.granted
+    steps = rollout.steps(snapshot.workers, hashed, min(wanted, share.granted), given_up, places=places)
+    return replace(steps, missing=steps.missing if held_back else min(steps.missing, share.may_start))
+
+
+def _turn(snapshot: Snapshot, hashed: str, wanted: int, steps: Steps, *, started: int, held_back: bool) -> Turn:
+    """Counts on all that is missing, whatever others leave; but not on what must not be started yet."""
+    stays = [w for w in snapshot.workers if not w.terminating and w.worker_id not in steps.surplus]
+    current = sum(rollout.up_to_date(worker, hashed) for worker in stays)
+    return Turn(wanted, steps.surplus, started, 0 if held_back else max(0, wanted - current - started))
+
+
+def _shown(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, wanted: int) -> int:
+    return room.shown(snapshot, deployment, wanted, verified=deployment.status.verified_spec_hash == hashed)
+
+
+def _share_lasts_s(snapshot: Snapshot, now: float) -> float | None:
+    changes_at = snapshot.share.changes_at if snapshot.share else None
+    return None if changes_at is None else max(0.0, changes_at - now)
 
 
 def _given_up(snapshot: Snapshot) -> frozenset[str]:

@@ -14,7 +14,7 @@ import structlog
 
 from modelmora.control import Key
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Kube, KubeError, Resource
+from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, ROUTES, Kube, KubeError, Resource
 from modelmora_operator import http
 from modelmora_operator.backends.announcements import Announcements
 from modelmora_operator.backends.kubernetes import KubernetesCluster
@@ -33,6 +33,7 @@ from modelmora_operator.workqueue import WorkQueue
 
 _RETRY_CAP_S = 30.0  # between attempts of one reconcile; an API that comes back is not waited for longer
 _STALE = 3.0  # so many intervals may pass without a good list
+_ROUTES_STALE_S = 120.0  # their watches end by themselves several times meanwhile
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,9 @@ class Program:
         writes = Writes(kube, self.metrics.count_write)
         self._announcements = Announcements(writes)
         self.cluster = KubernetesCluster(writes, options_of(settings), announcements=self._announcements)
-        self.routes = RouteStatuses(kube, writes, self.cluster.view, settings.namespaces)
+        self.routes = RouteStatuses(
+            kube, writes, self.cluster.view, settings.namespaces, announcements=self._announcements
+        )
         self.metrics.look_at(self.queue.statistics, self.cluster.phases)
         self.lists = Lists(
             kube,
@@ -96,7 +99,9 @@ class Program:
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        reconciler = Reconciler(self.cluster, self._settings.policy, deadline_s=self._settings.reconcile_timeout_s)
+        reconciler = Reconciler(
+            self.cluster, self._settings.policy, mark=self.queue.add, deadline_s=self._settings.reconcile_timeout_s
+        )
         controller = Controller(
             self.cluster, self.metrics.timed(reconciler.reconcile), self.queue, resync_s=self._settings.resync_s
         )
@@ -115,6 +120,7 @@ class Program:
         now = time.monotonic()
         allowed = dict.fromkeys((DEPLOYMENTS, PODS), _STALE * self._settings.resync_s)
         allowed[LEASES] = _STALE * self._settings.lease_poll_s + self._settings.api_timeout_s
+        allowed[ROUTES] = _ROUTES_STALE_S
         reads = tuple(
             Reads(
                 kind=resource.plural,
@@ -123,7 +129,7 @@ class Program:
                 problem=one.problem,
                 allowed_age_s=allowed[resource],
             )
-            for resource, one in self.lists.readings.items()
+            for resource, one in (self.lists.readings | {ROUTES: self.routes.reading}).items()
         )
         return Pulse(
             up_s=now - self._started_at,

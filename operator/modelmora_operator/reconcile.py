@@ -10,9 +10,11 @@ import structlog
 
 from modelmora.control import Key
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus
-from modelmora_operator.cluster import Cluster, Recommendation
+from modelmora_operator.cluster import Cluster, Recommendation, Snapshot
 from modelmora_operator.conditions import READY
+from modelmora_operator.places import Places
 from modelmora_operator.plan import Plan, Policy, plan
+from modelmora_operator.sharing import UNKNOWN
 
 _LOOK_AGAIN_S: Final = 0.5  # after a name was taken: whoever took it is about to be heard of
 
@@ -20,16 +22,27 @@ log = structlog.get_logger(__name__)
 
 
 class Reconciler:
-    """Level-based: each call looks at everything anew. It remembers only what stabilises scaling down."""
+    """Level-based: each call looks at everything anew.
+
+    It remembers what stabilises scaling down, and who competes for places where their number is bounded: `mark` is told
+    of models that are to be reconciled since others have come or gone.
+    """
 
     def __init__(
-        self, cluster: Cluster, policy: Policy, *, deadline_s: float = 60.0, clock: Callable[[], float] = time.time
+        self,
+        cluster: Cluster,
+        policy: Policy,
+        *,
+        mark: Callable[[Key], None] = lambda _: None,
+        deadline_s: float = 60.0,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._cluster = cluster
         self._policy = policy
         self._deadline_s = deadline_s
         self._clock = clock
         self._recommendations: dict[Key, tuple[Recommendation, ...]] = {}
+        self._places = Places(policy.sharing, cluster.known_keys, mark) if policy.sharing else None
 
     async def reconcile(self, key: Key) -> float | None:
         """One step towards what the deployment says; the answer is when to look again, seconds from now.
@@ -41,16 +54,46 @@ class Reconciler:
             return await self._step(key)
 
     async def _step(self, key: Key) -> float | None:
-        snapshot = await self._cluster.observe(key)
+        snapshot = await self._observed(key)
         if snapshot is None:
             self._recommendations.pop(key, None)
             return None
-        remembered = self._recommendations.get(key, ())
-        decided = plan(replace(snapshot, recommendations=remembered), self._clock(), self._policy)
-        self._recommendations[key] = decided.recommendations
+        decided = self._decided(snapshot)
         started = await self._execute(key, decided)
         await self._report(key, snapshot.deployment, decided.status)
         return decided.requeue_after_s if started else _LOOK_AGAIN_S
+
+    async def _observed(self, key: Key) -> Snapshot | None:
+        seen = False
+        try:
+            snapshot = await self._cluster.observe(key)
+            seen = snapshot is not None
+            return snapshot
+        finally:
+            if not seen and self._places:
+                self._places.forget(key, self._clock())
+
+    def _decided(self, snapshot: Snapshot) -> Plan:
+        """Without a pause, so that two of these never give away the same place."""
+        now, key = self._clock(), snapshot.key
+        snapshot = replace(snapshot, recommendations=self._recommendations.get(key, ()))
+        decided = self._with_a_share(snapshot, now) if self._places else plan(snapshot, now, self._policy)
+        self._recommendations[key] = decided.recommendations
+        return decided
+
+    def _with_a_share(self, snapshot: Snapshot, now: float) -> Plan:
+        places = self._places
+        wishes = plan(replace(snapshot, share=UNKNOWN), now, self._policy).contender
+        if places is None or wishes is None:
+            raise RuntimeError("a plan under a bound says what the model is to others")
+        share = places.share_of(wishes, now)
+        decided = plan(replace(snapshot, share=share), now, self._policy)
+        if decided.contender is not None:
+            places.note(decided.contender, now)
+        if decided.stop and share.gives_way_to:
+            to = [str(other) for other in share.gives_way_to]
+            log.info("model gives way", model=str(snapshot.key), to=to, workers=decided.stop)
+        return decided
 
     async def _execute(self, key: Key, decided: Plan) -> bool:
         """False: a name was taken meanwhile, so what was decided is out of date."""

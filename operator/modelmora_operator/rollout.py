@@ -1,8 +1,8 @@
 """Which workers to start and which to stop, so that the wanted number of up-to-date ones serves without a gap.
 
 A worker of an older spec, or of an older default image, that serves is kept until an up-to-date one has passed its test
-inference; unless there is no room for both, and the old one leaves enough of it. Workers that are ending do not count.
-Of too many, those that do not serve go first, then the youngest.
+inference; unless there is no room for both: then the old one goes first, if it leaves enough of it. Workers that are
+ending do not count. Of too many, those that do not serve go first, then the youngest.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -20,9 +20,17 @@ class Steps:
 
 
 def steps(
-    workers: Iterable[ObservedWorker], spec_hash: str, desired: int, given_up: Collection[str] = frozenset()
+    workers: Iterable[ObservedWorker],
+    spec_hash: str,
+    desired: int,
+    given_up: Collection[str] = frozenset(),
+    *,
+    places: int | None = None,
 ) -> Steps:
-    """From what there is to what is wanted. Workers that are `given_up` are replaced at once."""
+    """From what there is to what is wanted. Workers that are `given_up` are replaced at once.
+
+    `places` bounds the old and the new ones together; None: nothing does.
+    """
     live = [worker for worker in workers if not worker.terminating]
     trusted = [worker for worker in live if worker.worker_id not in given_up]
     current = sorted((w for w in trusted if up_to_date(w, spec_hash)), key=_worth, reverse=True)
@@ -30,6 +38,7 @@ def steps(
     replaced = sum(worker.serving for worker in current[:desired])
     kept = [worker for worker in outdated if worker.serving][: max(0, desired - replaced)]
     kept = _without_those_in_the_way(kept, current[:desired])
+    kept = _with_a_place_to_spare(kept, current[:desired], desired, places)
     surplus = [w for w in live if w in current[desired:] or (w not in current and w not in kept)]
     surplus.sort(key=_worth, reverse=True)
     return Steps(max(0, desired - len(current)), tuple(worker.worker_id for worker in surplus))
@@ -60,6 +69,17 @@ def _without_those_in_the_way(
         if giving is not None:
             left.remove(giving)
     return left
+
+
+def _with_a_place_to_spare(
+    kept: Sequence[ObservedWorker], current: Sequence[ObservedWorker], desired: int, places: int | None
+) -> list[ObservedWorker]:
+    """So few old ones that one more new one has a place, unless one is on its way."""
+    if places is None:
+        return list(kept)
+    on_its_way = any(not worker.serving and worker.failure is None for worker in current)
+    spare = 0 if on_its_way or len(current) >= desired else 1
+    return list(kept[: max(0, places - len(current) - spare)])
 
 
 def _makes_room(old: ObservedWorker, new: ObservedWorker) -> bool:

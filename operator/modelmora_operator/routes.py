@@ -1,19 +1,22 @@
 """The status of every ModelRoute, from the routes and the deployments that there are: pure.
 
 `Ready` says whether requests for the model are answered by the route: Routed as it is written, PartlyRouted by some of
-its backends. `Stalled` is there while something is wrong that only an edit heals.
+its backends, RolledBack by those that are left. `Stalled` is there while something is wrong that only an edit heals.
+What routers rolled back is kept in the status until the spec is edited, whatever becomes of these routers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from modelmora.control import Deployments, Key, Routes
+from modelmora.control import Deployments, Key, Routes, Trips
+from modelmora.control.trips import with_trips
 from modelmora.spec import Backend, ConditionStatus, ModelDeployment, ModelRoute, ModelRouteStatus
-from modelmora.spec.route_effect import Arm, Effect, duplicates_of, effect, oldest
+from modelmora.spec.route_effect import Arm, Defect, Effect, duplicates_of, effect, oldest
 from modelmora_operator.conditions import READY, STALLED, Verdict, dated
 
 ROUTED: Final = "Routed"
 PARTLY_ROUTED: Final = "PartlyRouted"
+ROLLED_BACK: Final = str(Defect.ROLLED_BACK)
 DUPLICATE_ROUTE: Final = "DuplicateRoute"
 
 _MOST_WORDS: Final = 16_000  # of what is wrong; beside the shares, within the 32768 that a condition may have
@@ -21,8 +24,9 @@ _MOST_WORDS: Final = 16_000  # of what is wrong; beside the shares, within the 3
 _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 
 
-def statuses(routes: Routes, deployments: Deployments, now: float) -> dict[Key, ModelRouteStatus]:
-    """Of all of them."""
+def statuses(routes: Routes, deployments: Deployments, trips: Trips, now: float) -> dict[Key, ModelRouteStatus]:
+    """Of all of them; `trips` is what the routers say now."""
+    routes = {key: with_trips(route, trips.get(key, ()), now) for key, route in routes.items()}
     rivals: dict[tuple[str, str], list[ModelRoute]] = {}
     for key, route in routes.items():
         rivals.setdefault((key.namespace, route.spec.model_id), []).append(route)
@@ -49,6 +53,7 @@ def _status(seen: Effect, counts: ModelRoute, now: float) -> ModelRouteStatus:
     return ModelRouteStatus(
         observed_generation=seen.route.metadata.generation,
         backends=weights,
+        rolled_back=seen.route.status.rolled_back,
         conditions=dated(verdicts, seen.route, now),
     )
 
@@ -74,7 +79,8 @@ def _ready(seen: Effect) -> Verdict:
     if not seen.answered:
         return Verdict(READY, _FALSE, str(wrong[0].defect) if wrong else "NoBackend", _words(wrong))
     if wrong:
-        return Verdict(READY, _TRUE, PARTLY_ROUTED, f"{_shares(seen)}; {_words(wrong)}")
+        reason = ROLLED_BACK if any(arm.defect is Defect.ROLLED_BACK for arm in wrong) else PARTLY_ROUTED
+        return Verdict(READY, _TRUE, reason, f"{_shares(seen)}; {_words(wrong)}")
     return Verdict(READY, _TRUE, ROUTED, _shares(seen))
 
 

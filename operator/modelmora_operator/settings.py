@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from modelmora_operator.backoff import Backoff
 from modelmora_operator.plan import Policy
+from modelmora_operator.sharing import Rules
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -39,6 +40,12 @@ class OperatorSettings(BaseSettings):
     """Longest wait between loads."""
     load_backoff_jitter: float = Field(default=0.1, ge=0, le=1)
     """Part of a wait that chance may take away."""
+    max_workers: int | None = Field(default=None, ge=1, le=100_000)
+    """The most workers that exist at once, ending ones included; models that want more take turns. None: no bound."""
+    turn_s: Seconds = 60.0
+    """With max_workers: how long a busy model keeps its place while others wait that are as urgent."""
+    ageing_s: float = Field(default=30.0, ge=0, le=86_400, allow_inf_nan=False)
+    """What has waited so long counts as one priority more urgent, and so on up to HIGH; 0: never."""
     warm_parent: bool = True
     """Workers are forked from a process that has imported the libraries; off: each starts from nothing."""
 
@@ -46,4 +53,5 @@ class OperatorSettings(BaseSettings):
     def policy(self) -> Policy:
         """What decisions depend on."""
         backoff = Backoff(self.load_backoff_first_s, self.load_backoff_cap_s, self.load_backoff_jitter)
-        return Policy(initial_replicas=self.initial_replicas, backoff=backoff)
+        sharing = Rules(self.max_workers, self.turn_s, self.ageing_s) if self.max_workers is not None else None
+        return Policy(initial_replicas=self.initial_replicas, backoff=backoff, sharing=sharing)

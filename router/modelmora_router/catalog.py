@@ -11,6 +11,7 @@ import difflib
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from modelmora.control import Deployments, Key, Routes
 from modelmora.errors import InvalidRequest, ModelNotFound
@@ -57,21 +58,21 @@ class Catalog:
 
     def listed(self, namespace: str, task: str = "") -> list[ModelDeployment]:
         """Every deployment that serves in the namespace, by id and version."""
-        found = [
-            deployment
-            for (where, _), versions in sorted(self._versions.items())
-            if where == namespace
-            for deployment in sorted(versions.values(), key=_position)
-        ]
+        found = self._ordered.get(namespace, ())
         return [deployment for deployment in found if not task or str(deployment.spec.model.task) == task]
 
     def everywhere(self) -> list[ModelDeployment]:
-        """Every deployment that serves, in all namespaces."""
-        return [deployment for namespace in self.namespaces() for deployment in self.listed(namespace)]
+        """Every deployment that serves, by namespace, id and version."""
+        return [deployment for listed in self._ordered.values() for deployment in listed]
 
-    def namespaces(self) -> list[str]:
-        """Those that hold a model."""
-        return sorted({namespace for namespace, _ in self._versions})
+    @cached_property
+    def _ordered(self) -> Mapping[str, Sequence[ModelDeployment]]:
+        """By namespace. Sorted once, and only where it is asked for: to order versions takes long."""
+        found: dict[str, list[ModelDeployment]] = {}
+        for namespace, model_id in sorted(self._versions):
+            versions = self._versions[namespace, model_id].values()
+            found.setdefault(namespace, []).extend(sorted(versions, key=_position))
+        return found
 
     def _not_found(self, namespace: str, ref: ModelRef) -> ModelNotFound:
         if versions := self._versions.get((namespace, ref.model_id)):

@@ -26,6 +26,7 @@ from modelmora_router.metrics import Meters, ModelMeters
 from modelmora_router.mirroring import Mirroring
 from modelmora_router.outcomes import Outcomes
 from modelmora_router.rate_limits import RateLimits, rate_limited
+from modelmora_router.rollbacks import Trial
 from modelmora_router.settings import RouterSettings
 from modelmora_router.spans import SpanSink
 from modelmora_router.tickets import LaneStatistics
@@ -91,10 +92,11 @@ class DataPlane:
         """
         self._outcomes.received(call)
         meters: ModelMeters | None = None
+        trial: Trial | None = None
         try:
             self._refuse_unless_ready()
             self._check(call)
-            lane = self._fleet.use(call)
+            lane, trial = self._fleet.use(call)
             meters = self.meters.of(lane.deployment)
             self._refuse_too_frequent(lane.deployment, call)
             with self._room(lane.deployment, call):
@@ -102,6 +104,8 @@ class DataPlane:
                 answer = await lane.infer(call)
         except ModelMoraError as error:
             self._outcomes.failed(call, error, meters)
+            if trial:
+                self._fleet.failed(trial, call, error)
             raise error.located(model_id=call.ref.model_id, request_id=call.request_id) from error.__cause__
         except asyncio.CancelledError:
             self._outcomes.withdrawn(call, meters)
@@ -110,10 +114,19 @@ class DataPlane:
             self._outcomes.failed(call, InternalError("the router failed on this request"), meters)
             raise
         self._outcomes.completed(call, answer, meters)
+        if trial:
+            self._fleet.answered(trial)
         return answer
 
     def reading(self, size: int) -> Holding:
         """Room for a request that is read and whose priority is not known yet: a `with` block.
+
+        Entering the block raises MemoryFull if there is none.
+        """
+        return self._held.hold(size, Priority.CRITICAL)
+
+    def answered(self, size: int) -> Holding:
+        """Room for an answer until its caller has taken it: a `with` block.
 
         Entering the block raises MemoryFull if there is none.
         """
@@ -140,7 +153,7 @@ class DataPlane:
             ModelNotFound: there is none.
         """
         self._refuse_unless_heard()
-        return self._view(self._fleet.catalog.resolve(namespace, ref))
+        return self._view(self._fleet.resolve(namespace, ref))
 
     async def load(self, namespace: str, ref: ModelRef) -> ModelView:
         """Wakes the model, and returns once it serves. One whose load has failed is tried again at once.
@@ -163,7 +176,7 @@ class DataPlane:
             DeadlineExceeded: the workers did not end in time.
         """
         self._refuse_unless_heard()
-        deployment = self._fleet.catalog.resolve(namespace, ref)
+        deployment = self._fleet.resolve(namespace, ref)
         self._refuse_busy(deployment)
         self._fleet.dismiss(deployment)
         try:
@@ -233,8 +246,9 @@ class DataPlane:
 
     def _check(self, call: InferenceCall) -> None:
         admission.check_timeout(call.timeout_s)
-        admission.check_parameters(call.parameters)
-        admission.check_input(call.input, self._limits, size_bytes=call.size_bytes)
+        message = call.payload.message()
+        admission.check_parameters(message.parameters if message.HasField("parameters") else None)
+        admission.check_input(message.input, self._limits, size_bytes=call.size_bytes)
 
     def _refuse_too_frequent(self, deployment: ModelDeployment, call: InferenceCall) -> None:
         limit = deployment.spec.rate_limit
@@ -250,7 +264,7 @@ class DataPlane:
     def _copy(self, call: InferenceCall) -> None:
         """To the mirror of its route, once it has passed the door; nobody waits for what comes of it."""
         if mirror := self._fleet.mirror(call):
-            self._mirroring.copy(call, mirror)
+            self._mirroring.copy(call, mirror, self.meters.of(mirror.deployment))
 
     def _deployments(self) -> list[ModelDeployment]:
         return self._fleet.catalog.everywhere()

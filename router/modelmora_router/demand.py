@@ -2,7 +2,8 @@
 
 A model is wanted from the first request for it until nobody has used it for `scaling.scaleToZeroAfterSeconds`. A wake
 is published at once. Anything else is looked at once an interval, and published only when it could change what the
-operator does: a model is no longer wanted, its load moved, or its last use is a good deal later than was said.
+operator does: a model is no longer wanted, its load moved, its requests have become more urgent or are over, they have
+begun to wait for a worker or no longer do, or its last use is a good deal later than was said.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ _AVERAGED_OVER_S: Final = 5.0
 _LOAD_MOVED: Final = 0.2  # share of what was published
 _USE_MOVED_S: Final = 10.0
 _USED_JUST_NOW_S: Final = 0.1
+_LINGERS_S: Final = 2.0  # so long a model that was used last counts as busy: the next request may be on its way
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Use:
     used_at: float
     load: float = 0.0
     load_asked_at: float = 0.0  # Unix time of the last explicit load
+    urgency: int = 0  # as in Demand
+    waiting_since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,9 @@ class Sample:
 
     outstanding: int  # requests waiting and running
     idle_limit_s: float  # unused for so long, it is no longer wanted
+    urgency: int = 0  # of the most urgent of those requests
+    usual_urgency: int = 0  # of one that does not say, or that was refused
+    serving: bool = True  # a worker takes requests
 
 
 # ------------------------------------------------------------------------------------------------ decisions
@@ -55,7 +62,22 @@ def next_use(use: Use, sample: Sample | None, *, published: bool, now: float, el
     used_at = now if sample.outstanding else use.used_at
     if published and not sample.outstanding and now - used_at >= sample.idle_limit_s:
         return None
-    return replace(use, used_at=used_at, load=averaged(use.load, sample.outstanding, elapsed_s=elapsed_s))
+    urgency = _urgency(use, sample, unused_s=now - used_at)
+    since = now if use.waiting_since is None else use.waiting_since
+    return replace(
+        use,
+        used_at=used_at,
+        load=averaged(use.load, sample.outstanding, elapsed_s=elapsed_s),
+        urgency=urgency,
+        waiting_since=since if urgency and not sample.serving else None,
+    )
+
+
+def _urgency(use: Use, sample: Sample, *, unused_s: float) -> int:
+    """Also of who asked just now and is gone, or was refused: what it asked for may be tried again for it."""
+    if sample.urgency or unused_s >= _LINGERS_S:
+        return sample.urgency
+    return use.urgency or sample.usual_urgency
 
 
 def averaged(load: float, outstanding: int, *, elapsed_s: float) -> float:
@@ -68,7 +90,14 @@ def averaged(load: float, outstanding: int, *, elapsed_s: float) -> float:
 def entries(uses: Mapping[Key, Use], *, now: float, unix_now: float) -> dict[Key, Demand]:
     """What to publish."""
     return {
-        key: Demand(round(use.load, 2), unix_now - (now - use.used_at), use.load_asked_at) for key, use in uses.items()
+        key: Demand(
+            load=round(use.load, 2),
+            last_used_at=unix_now - (now - use.used_at),
+            load_asked_at=use.load_asked_at,
+            urgency=use.urgency,
+            waiting_since=0.0 if use.waiting_since is None else unix_now - (now - use.waiting_since),
+        )
+        for key, use in uses.items()
     }
 
 
@@ -80,7 +109,15 @@ def matters(published: Demands, wanted: Demands) -> bool:
 def _moved(before: Demand, after: Demand) -> bool:
     load_moved = abs(after.load - before.load) > _LOAD_MOVED * max(before.load, 1.0)
     used_later = abs(after.last_used_at - before.last_used_at) >= _USE_MOVED_S
-    return load_moved or used_later or after.load_asked_at != before.load_asked_at
+    asked = after.load_asked_at != before.load_asked_at
+    return load_moved or used_later or asked or _presses_otherwise(before, after)
+
+
+def _presses_otherwise(before: Demand, after: Demand) -> bool:
+    """That it has become less urgent can wait until something else is said: a mix of priorities comes and goes."""
+    idle_or_busy = bool(before.urgency) != bool(after.urgency)
+    more_urgent = 0 < after.urgency < before.urgency
+    return idle_or_busy or more_urgent or bool(before.waiting_since) != bool(after.waiting_since)
 
 
 # ------------------------------------------------------------------------------------------------ the owner
@@ -103,6 +140,7 @@ class DemandTracker:
         self._now = now
         self._uses: dict[Key, Use] = {}
         self._published: Demands = {}
+        self._published_at = 0.0
         self._said = asyncio.Event()
         self._urgent = asyncio.Event()
 
@@ -119,6 +157,8 @@ class DemandTracker:
             self._uses[key] = Use(now)
         elif now - use.used_at > _USED_JUST_NOW_S:  # each request comes by here
             self._uses[key] = replace(use, used_at=now)
+            if not use.urgency and self._is_asleep(key) and now - self._published_at >= self._interval_s:
+                self._urgent.set()  # it had to give way to another
 
     def ask_load(self, key: Key) -> None:
         """Someone wants the model loaded now, whatever became of the last attempt."""
@@ -146,6 +186,10 @@ class DemandTracker:
             await self._publish()
             await self._pause()
 
+    def _is_asleep(self, key: Key) -> bool:
+        sample = self._sample(key)
+        return sample is not None and not sample.serving
+
     def _look(self, now: float, *, elapsed_s: float) -> None:
         looked = {
             key: next_use(use, self._sample(key), published=key in self._published, now=now, elapsed_s=elapsed_s)
@@ -166,7 +210,7 @@ class DemandTracker:
             return
         for key in wanted.keys() - self._published.keys():
             log.info("model is wanted", model=str(key))
-        self._published = wanted
+        self._published, self._published_at = wanted, self._now()
         self._said.set()
 
     async def _pause(self) -> None:

@@ -1,25 +1,28 @@
-"""What there is: a lane for each deployment that was asked for, a replica for each worker, and the demand.
+"""What there is: a lane for each deployment that was asked for, a replica for each worker, the demand, and the trips.
 
 Follows what the control says, and keeps the lanes, the replicas and the catalog in step with it.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import structlog
 
-from modelmora.control import Control, Deployments, Key, Routes, Worker, Workers
-from modelmora.errors import ModelNotFound
-from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState
+from modelmora.control import Control, Deployments, Key, Trip, Worker, Workers
+from modelmora.errors import ModelMoraError, ModelNotFound, ServerUnavailable
+from modelmora.spec import ModelDeployment, ModelDeploymentStatus, ModelRef, ModelState, Priority
 from modelmora_router.calls import InferenceCall
 from modelmora_router.catalog import Catalog, key_of
 from modelmora_router.demand import DemandTracker, Sample
 from modelmora_router.lane import Lane
 from modelmora_router.metrics import Meters
 from modelmora_router.replicas import Replica
+from modelmora_router.rollbacks import Trial
 from modelmora_router.settings import RouterSettings
 from modelmora_router.tickets import UNUSED, LaneStatistics
+from modelmora_router.tripping import Tripping
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +38,7 @@ class Fleet:
         self._meters = meters
         self._catalog = Catalog({})
         self._deployments: Deployments = {}
-        self._routes: Routes = {}
+        self._tripping = Tripping(control)
         self._workers: Workers = {}
         self._changed = asyncio.Event()
         self._lanes: dict[Key, _Tended] = {}
@@ -61,19 +64,30 @@ class Fleet:
         """Those that there are now."""
         return [tended.lane for tended in self._lanes.values()]
 
-    def use(self, call: InferenceCall) -> Lane:
-        """The lane of the deployment that is to answer a call, which is wanted from now on.
+    def use(self, call: InferenceCall) -> tuple[Lane, Trial | None]:
+        """The lane of the deployment that is to answer a call, which is wanted from now on; and whether it is on trial.
 
         Raises:
             ModelNotFound: there is no such model.
+            ServerUnavailable: none is known, but there may be one.
             ModelUnhealthy: its route names none that can answer.
         """
         route = self._catalog.route(call.namespace, call.ref)
         if route is None:
-            return self.wake(call.namespace, call.ref)
+            return self.wake(call.namespace, call.ref), None
         for key in route.wanted:
             self._demand.touch(key)
-        return self._used(route.pick(call.headers))
+        chosen = route.pick(call.headers)
+        return self._used(chosen), route.trials.get(chosen.metadata.name)
+
+    def answered(self, trial: Trial) -> None:
+        """A call was answered by a backend on trial."""
+        self._follow_trial(trial, trial.answered(time.monotonic()))
+
+    def failed(self, trial: Trial, call: InferenceCall, error: ModelMoraError) -> None:
+        """A call was not."""
+        of_caller = call.timeout_s is not None
+        self._follow_trial(trial, trial.failed(error, time.monotonic(), timeout_of_caller=of_caller))
 
     def wake(self, namespace: str, ref: ModelRef) -> Lane:
         """The lane of the deployment that stands for what is asked for, which is wanted from now on.
@@ -81,7 +95,29 @@ class Fleet:
         Raises:
             ModelNotFound: there is no such model.
         """
-        return self._used(self._catalog.resolve(namespace, ref))
+        return self._used(self.resolve(namespace, ref))
+
+    def resolve(self, namespace: str, ref: ModelRef) -> ModelDeployment:
+        """The deployment that stands for what is asked for.
+
+        Raises:
+            ModelNotFound: there is no such model.
+            ServerUnavailable: none is known, but there may be one.
+        """
+        try:
+            return self._catalog.resolve(namespace, ref)
+        except ModelNotFound:
+            if why := self._control.blind(namespace):
+                raise self._unseen(ref, why) from None
+            raise
+
+    def _unseen(self, ref: ModelRef, why: str) -> ServerUnavailable:
+        return ServerUnavailable(
+            f"the router cannot see the deployments now, and knows no model {ref.model_id!r}: {why}",
+            model_id=ref.model_id,
+            remedy="send the request again later; if it stays so, see the router's log",
+            retry_after_s=self._settings.retry_after_s,
+        )
 
     def mirror(self, call: InferenceCall) -> Lane | None:
         """The lane to which a copy of this call goes, if one does; to be asked once a call."""
@@ -139,6 +175,7 @@ class Fleet:
             group.create_task(self._follow_routes(), name="routes")
             group.create_task(self._follow_workers(), name="workers")
             group.create_task(self._publish_demand(), name="demand")
+            group.create_task(self._tripping.run(), name="trips")
 
     async def until_ready(self) -> None:
         """Returns once deployments, routes and workers are known, and the running ones are said to be wanted."""
@@ -170,8 +207,14 @@ class Fleet:
         deployment, tended = self._deployments.get(key), self._lanes.get(key)
         if deployment is None or deployment.spec.suspend:
             return None
-        outstanding = tended.lane.statistics().outstanding if tended else 0
-        return Sample(outstanding, deployment.spec.scaling.scale_to_zero_after_seconds)
+        seen = tended.lane.statistics() if tended else UNUSED
+        return Sample(
+            outstanding=seen.outstanding,
+            idle_limit_s=deployment.spec.scaling.scale_to_zero_after_seconds,
+            urgency=tended.lane.urgency if tended else 0,
+            usual_urgency=Priority[deployment.spec.queue.default_priority],
+            serving=seen.serving > 0,
+        )
 
     # ------------------------------------------------------------------------------------------------ the control
 
@@ -182,7 +225,7 @@ class Fleet:
 
     def _take_deployments(self, deployments: Deployments) -> None:
         self._deployments = deployments
-        self._catalog = Catalog(deployments, self._routes, self._catalog)
+        self._look_up()
         for key in list(self._lanes):
             before, now = self._lanes[key].lane.deployment, deployments.get(key)
             # Deleted, or deleted and made again under its name between two looks: what waits was not meant for that.
@@ -194,10 +237,23 @@ class Fleet:
 
     async def _follow_routes(self) -> None:
         async for routes in self._control.watch_routes():
-            self._routes = routes
-            self._catalog = Catalog(self._deployments, routes, self._catalog)
+            self._tripping.take(routes)
+            self._look_up()
             self._heard["routes"].set()
             self._announce()
+
+    def _look_up(self) -> None:
+        self._catalog = Catalog(self._deployments, self._tripping.routes(), self._catalog)
+
+    def _follow_trial(self, trial: Trial, trip: Trip | None) -> None:
+        edition = trial.edition
+        route = self._catalog.routes.get((edition.key.namespace, edition.model_id))
+        if trip is None or route is None or not route.may_lose(trial):
+            return
+        self._tripping.add(edition.key, trip)
+        self._look_up()
+        if deployment := self._deployments.get(Key(edition.key.namespace, trial.backend)):
+            self._meters.of(deployment).rolled_back()
 
     def _close_lane(self, key: Key) -> None:
         lane, task = (tended := self._lanes.pop(key)).lane, tended.task
@@ -235,7 +291,7 @@ class Fleet:
                 replica = None
             if replica:
                 replica.update(worker)
-            elif deployment := self._deployments.get(worker.key):
+            elif (deployment := self._deployments.get(worker.key)) and _made_for(worker, deployment):
                 self._begin(worker, deployment)
         self._announce()
 
@@ -265,6 +321,11 @@ class Fleet:
         # Before the running models and their deployments are known, an empty demand would stop them.
         await self._until_heard()
         await self._demand.run()
+
+
+def _made_for(worker: Worker, deployment: ModelDeployment) -> bool:
+    """Not for one of the same name that was deleted: what that one loaded may be something else."""
+    return worker.deployment_uid in {"", deployment.metadata.uid} or not deployment.metadata.uid
 
 
 def _no_longer_failed(status: ModelDeploymentStatus) -> bool:

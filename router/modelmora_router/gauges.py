@@ -151,7 +151,10 @@ GAUGES: Final = (
     Gauge("active_models", "Models that have a replica which serves.", (), of_all=_active),
     Gauge("models", "Models by the step of their life.", ("state",), of_all=_states),
     Gauge(
-        "held_bytes", "Payloads of requests that this router holds.", (), of_all=lambda seen: [((), seen.held_bytes)]
+        "held_bytes",
+        "Requests that this router holds, and answers that wait for their readers.",
+        (),
+        of_all=lambda seen: [((), seen.held_bytes)],
     ),
     Gauge("queue_depth", "Requests that wait for a replica.", (*MODEL, "priority"), of_lane=_depths),
     Gauge("queue_limit", "Requests that may wait: spec.queue.maxLength.", MODEL, of_all=_queue_limits),

@@ -39,14 +39,14 @@ class HeldBytes:
         """The bytes of a request, for a `with` block. Entering it raises MemoryFull if there is no room for them."""
         return Holding(self, size, priority)
 
-    def add(self, size: int, priority: Priority) -> None:
-        """Only for Holding.
+    def add(self, size: int, priority: Priority, *, mine: int = 0) -> None:
+        """Only for Holding, which holds `mine` already.
 
         Raises:
             MemoryFull: the share of this priority is used up.
         """
         # A request that is larger than its share must have its turn as well: when nothing else is held.
-        if self._held and self._held + size > self._limit * SHARES[priority]:
+        if self._held > mine and self._held + size > self._limit * SHARES[priority]:
             raise MemoryFull(
                 f"the requests that the router holds have {self._held} bytes: "
                 f"no room for {size} more of priority {priority.name}",
@@ -86,5 +86,5 @@ class Holding:
         Raises:
             MemoryFull: the share of this priority is used up; what was held before still is.
         """
-        self._ledger.add(size, self._priority)
+        self._ledger.add(size, self._priority, mine=self._size)
         self._size += size

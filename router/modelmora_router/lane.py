@@ -28,12 +28,12 @@ from modelmora.errors import (
     WorkerUnavailable,
 )
 from modelmora.scheduling import Arrivals, BatchLimits, PriorityQueue, form, wait_s
-from modelmora.spec import ModelDeployment
+from modelmora.spec import ModelDeployment, Priority
 from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc
 from modelmora_router import refusals
 from modelmora_router.breaker import BreakerState
-from modelmora_router.calls import Answer, InferenceCall
+from modelmora_router.calls import Answer, InferenceCall, is_output
 from modelmora_router.deadlines import Deadlines
 from modelmora_router.lane_log import LaneLog
 from modelmora_router.metrics import ModelMeters
@@ -46,6 +46,7 @@ from modelmora_router.tickets import LaneStatistics, Ticket, ticket_for
 log = structlog.get_logger(__name__)
 
 _TURNS: Final = 8
+_SOONER_S: Final = 0.05
 
 
 class Lane:
@@ -92,6 +93,14 @@ class Lane:
     def busy(self) -> bool:
         """Whether requests wait or run."""
         return bool(self._tickets)
+
+    @property
+    def urgency(self) -> int:
+        """The most urgent priority among the requests that wait or run, or of a load that is waited for; 0: none."""
+        priorities = {ticket.priority for ticket in self._tickets.values()}
+        if self._waiting_for_load:
+            priorities.add(Priority[self._deployment.spec.queue.default_priority])
+        return min(priorities, default=0)
 
     def statistics(self) -> LaneStatistics:
         waiting = len(self._queue) + len(self._retrying)
@@ -237,12 +246,12 @@ class Lane:
         if ticket is None:
             return
         match result.WhichOneof("kind"):
-            case "output":
-                self._settle(ticket, result)
             case "error":
                 self._refused(ticket, from_rpc(result.error), begun=result.inference_ms > 0)
-            case None:
-                self._fail(ticket, InferenceFailed("the worker answered without a result", remedy="see its log"))
+            case "output" if is_output(result.output):
+                self._settle(ticket, result)
+            case _:
+                self._fail(ticket, InferenceFailed("the worker answered with no output", remedy="see its log"))
         self._wake.set()
 
     def returned(self, entry_ids: Iterable[int]) -> None:
@@ -331,7 +340,7 @@ class Lane:
         for entry_id in self._deadlines.pop_due(now):
             if ticket := self._tickets.get(entry_id):
                 if ticket.replica:
-                    ticket.replica.gave_no_answer(ticket.sent_at)
+                    ticket.replica.gave_no_answer(entry_id, overdue=True)
                 else:
                     self._meters.shed("Expired")
                 self._fail(ticket, self._overdue(ticket, now))
@@ -369,9 +378,10 @@ class Lane:
         self._meters.dispatched(
             size=size, limit=self._limits.max_size, waited_s=[now - ticket.arrived_at for ticket in batch]
         )
-        entries = [ticket.sent(target, now=now, batch_size=size) for ticket in batch]
+        for ticket in batch:
+            ticket.sent(target, now=now, batch_size=size)
         self._log.started(self._deployment.model_id, batch)
-        target.send(entries, batch[0].priority)
+        target.send(batch, batch[0].priority)
 
     def _arm(self, now: float) -> None:
         """One timer for the lane. It may ring too early, which is harmless, so it is seldom set anew."""
@@ -396,7 +406,7 @@ class Lane:
         answer = Answer(
             model_id=self._deployment.model_id,
             version=self._deployment.version,
-            output=result.output.values,
+            output=result.output,
             # What was not the engine was waiting: here, on the way, and behind others in the worker.
             queue_ms=max(0.0, (now - call.received_at) * 1e3 - result.inference_ms),
             inference_ms=result.inference_ms,
@@ -459,7 +469,8 @@ class Lane:
     def _withdraw(self, ticket: Ticket) -> None:
         """Its caller left: perhaps since its own deadline, which it knows a little sooner than the lane, is over."""
         if ticket.replica and ticket.entry_id in self._tickets:
-            ticket.replica.gave_no_answer(ticket.sent_at)
+            overdue = self._now() > ticket.clock.ends_at - _SOONER_S
+            ticket.replica.gave_no_answer(ticket.entry_id, overdue=overdue)
         self._drop(ticket)
 
     def _drop(self, ticket: Ticket) -> None:

@@ -24,6 +24,7 @@ from modelmora_router.machine import Machine
 _OK: Final = "OK"
 _SHED: Final = ("QueueFull", "Displaced", "HeldBytes", "RateLimit", "Expired")
 _RETRIED: Final = ("Retried", "BudgetSpent")
+_COPIED: Final = ("Answered", "Failed", "TooMany", "HeldBytes", "Closing")
 
 # From what a router costs at best to what a person waits for a model to wake.
 _SECONDS: Final = (
@@ -49,6 +50,8 @@ class _Families(NamedTuple):
     retries: Counter
     loads: Counter
     unloads: Counter
+    rollbacks: Counter
+    copies: Counter
 
 
 class Meters:
@@ -134,14 +137,17 @@ class Meters:
         self._more.append(collector)
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
-        """Everything in the format that the caller accepts, and the name of the format.
+        """Everything in the format that the caller accepts, and the name of the format."""
+        encode, content_type = choose_encoder(accept)
+        return await self.written(encode), content_type
+
+    async def written(self, write: Callable[[Collector], bytes]) -> bytes:
+        """Everything, as this function writes it.
 
         The state is looked at here, and written in a thread: with a thousand models that takes long.
         """
         seen, more = self._look(), [metric for collector in self._more for metric in collector.collect()]
-        encode, content_type = choose_encoder(accept)
-        told = _Now(lambda: [*self._everything(seen), *more])
-        return await asyncio.to_thread(encode, told), content_type
+        return await asyncio.to_thread(write, _Now(lambda: [*self._everything(seen), *more]))
 
     def _everything(self, seen: Seen) -> Iterator[Metric]:
         yield from map(_without_birthdays, self._counted.collect())
@@ -172,6 +178,8 @@ class ModelMeters:
         self._retries = {outcome: families.retries.labels(*labels, outcome) for outcome in _RETRIED}
         self._loads = families.loads.labels(*labels)
         self._unloads = families.unloads.labels(*labels)
+        self._rollbacks = families.rollbacks.labels(*labels)
+        self._copies: dict[str, Counter] = {}
         self._failed: dict[str, Counter] = {}
         self._failed_seconds: Histogram | None = None
 
@@ -220,6 +228,18 @@ class ModelMeters:
     def unloaded(self) -> None:
         """A replica stopped to serve."""
         self._unloads.inc()
+
+    def rolled_back(self) -> None:
+        """This router took the model off its route."""
+        self._rollbacks.inc()
+
+    def copied(self, outcome: str) -> None:
+        """A copy for the model as a mirror: Answered, Failed, or dropped unsent: TooMany, HeldBytes or Closing."""
+        if self._closed:
+            return
+        if not self._copies:  # most models are no mirror
+            self._copies = {each: self._families.copies.labels(*self.labels, each) for each in _COPIED}
+        self._copies[outcome].inc()
 
     def close(self) -> None:
         """The model is gone."""
@@ -282,4 +302,6 @@ def _families(registry: CollectorRegistry) -> _Families:
         retries=counter("retries_total", "Requests that a worker was lost with, and what became of them.", "outcome"),
         loads=counter("model_loads_total", "Replicas that began to serve, as this router saw."),
         unloads=counter("model_unloads_total", "Replicas that stopped to serve, as this router saw."),
+        rollbacks=counter("route_rollbacks_total", "Times that this router took the model off its route."),
+        copies=counter("mirror_copies_total", "Copies for the model as a mirror, and what became of them.", "outcome"),
     )

@@ -17,6 +17,7 @@ from modelmora_router.calls import InferenceCall
 from modelmora_router.catalog import key_of
 from modelmora_router.held_bytes import HeldBytes
 from modelmora_router.lane import Lane
+from modelmora_router.metrics import ModelMeters
 
 log = structlog.get_logger(__name__)
 
@@ -45,14 +46,15 @@ class Mirroring:
     def statistics(self) -> MirrorStatistics:
         return MirrorStatistics(len(self._tasks), self._answered, self._failed, self._dropped)
 
-    def copy(self, call: InferenceCall, lane: Lane) -> None:
+    def copy(self, call: InferenceCall, lane: Lane, meters: ModelMeters) -> None:
         """Sends a copy there, or drops it; returns at once and raises nothing."""
         mirror = str(key_of(lane.deployment))
         if self._closed or self._under_way[mirror] >= self._limit:
             self._dropped += 1
+            meters.copied("Closing" if self._closed else "TooMany")
             return
         self._under_way[mirror] += 1
-        task = asyncio.create_task(self._send(copy_of(call), lane, mirror), name=f"copy for {mirror}")
+        task = asyncio.create_task(self._send(copy_of(call), lane, meters, mirror), name=f"copy for {mirror}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -62,18 +64,22 @@ class Mirroring:
         for task in self._tasks:
             task.cancel()
 
-    async def _send(self, call: InferenceCall, lane: Lane, mirror: str) -> None:
+    async def _send(self, call: InferenceCall, lane: Lane, meters: ModelMeters, mirror: str) -> None:
         try:
             with self._held.hold(call.size_bytes, Priority.CRITICAL):  # among themselves copies are equal
                 await lane.infer(call)
             self._answered += 1
+            meters.copied("Answered")
         except MemoryFull:
             self._dropped += 1
+            meters.copied("HeldBytes")
         except ModelMoraError as error:
             self._failed += 1
+            meters.copied("Failed")
             log.debug("copy failed", mirror=mirror, request_id=call.request_id, code=error.code, why=error.message)
         except Exception:  # the task's top: nobody else hears of it
             self._failed += 1
+            meters.copied("Failed")
             log.exception("copy failed", mirror=mirror, request_id=call.request_id)
         finally:
             self._under_way[mirror] -= 1

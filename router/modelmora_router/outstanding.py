@@ -14,6 +14,7 @@ class _Batch:
     priority: Priority
     left: int
     sent_at: float
+    blamed: bool = False
 
 
 class Outstanding:
@@ -55,6 +56,15 @@ class Outstanding:
             self.batches -= 1
             self.critical -= batch.priority == Priority.CRITICAL
         return batch.sent_at
+
+    def unblamed_since(self, entry_id: int) -> float | None:
+        """When the batch of an entry was sent; None: it was blamed already, or is over."""
+        batch = self._batch_of.get(entry_id)
+        return None if batch is None or batch.blamed else batch.sent_at
+
+    def blame(self, entry_id: int) -> None:
+        """The worker's silence about the batch of an entry has been counted; that of its other entries is the same."""
+        self._batch_of[entry_id].blamed = True
 
     def clear(self) -> list[int]:
         """Takes all entries, in the order in which they were sent."""

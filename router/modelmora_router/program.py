@@ -1,16 +1,12 @@
-"""The router's process in a cluster: settings, the way to the API, signals, and one clear line where it cannot start.
+"""The router's process in a cluster: the way to the API, its Lease, its spans, and the router itself.
 
 SIGTERM or SIGINT: no longer ready, drain, the Lease deleted, end. A second one ends at once.
 """
 
 import asyncio
-import os
-import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext
 from typing import Final
 
 import structlog
@@ -18,61 +14,55 @@ import uvloop
 
 from modelmora.control.kubernetes import KubernetesControl
 from modelmora.control.leases import Holder
-from modelmora.errors import ModelMoraError, ServerUnavailable
+from modelmora.errors import ServerUnavailable
 from modelmora.kube import rights
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, ROUTES, Kube, KubeError
 from modelmora.kube.rights import Right
-from modelmora.telemetry import configure_logging
-from modelmora_router import server
+from modelmora_router import server, signals
 from modelmora_router.exporting import exporting
-from modelmora_router.settings import ClusterSettings, RouterSettings, TracingSettings, read
+from modelmora_router.settings import ClusterSettings, Settings
+from modelmora_router.siblings import Siblings
 
 log = structlog.get_logger(__name__)
 
-_CANNOT_START: Final = 2
-_INTERRUPTED: Final = 130
 _AGAIN_S: Final = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """Of the router, and of its program in a cluster."""
+def run(settings: Settings) -> None:
+    """Serves until a signal says to end.
 
-    router: RouterSettings
-    cluster: ClusterSettings
-    tracing: TracingSettings
-
-
-def main() -> None:
-    """Serves until a signal says to end."""
-    try:
-        settings = Settings(read(RouterSettings), read(ClusterSettings), read(TracingSettings))
-        configure_logging(log_format=settings.cluster.log_format, level=settings.cluster.log_level.value)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings))
-    except ModelMoraError as error:
-        _say(error)
-        sys.exit(_CANNOT_START)
-
-
-def _say(error: ModelMoraError) -> None:
-    known = {"where": error.context.endpoint or error.context.file, "setting": error.context.field}
-    where = ", ".join(f"{name} {value}" for name, value in known.items() if value)
-    remedy = f"; {error.context.remedy}" if error.context.remedy else ""
-    sys.stderr.write(f"modelmora_router: {error.message}{f' ({where})' if where else ''}{remedy}\n")
+    Raises:
+        ModelMoraError: why it cannot start.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
     stopping = asyncio.Event()
-    with _signals(stopping):
+    with signals.heard(stopping), signals.parent_heard(stopping) if settings.process.number else nullcontext():
         async with _connection(settings.cluster) as kube:
             if not await _reached(kube, settings.cluster, stopping):
                 return
-            holder = Holder(settings.cluster.namespace, settings.cluster.pod_name, settings.cluster.pod_uid)
-            control = KubernetesControl(kube, holder, settings.cluster.namespaces)
+            control = KubernetesControl(kube, _holder(settings), settings.cluster.namespaces)
             with exporting(settings.tracing) as spans:
                 async with control.running():
-                    await server.run(settings.router, control, stop=stopping, spans=spans)
+                    await server.run(
+                        settings.router.shared_out(), control, stop=stopping, spans=spans, siblings=_siblings(settings)
+                    )
+
+
+def _holder(settings: Settings) -> Holder:
+    cluster, number = settings.cluster, settings.process.number
+    name = f"{cluster.pod_name}-{number}" if number else cluster.pod_name
+    return Holder(cluster.namespace, name, cluster.pod_uid, pod_name=cluster.pod_name)
+
+
+def _siblings(settings: Settings) -> Siblings | None:
+    process = settings.process
+    if not process.number:
+        return None
+    return Siblings(process.folder, number=process.number, processes=settings.router.processes)
 
 
 @asynccontextmanager
@@ -143,27 +133,3 @@ def _but_of_the_gone(missing: Sequence[Right], settings: ClusterSettings) -> lis
         return list(missing)
     of_the_gone = {right for name in gone for right in _rights_to_follow(name)}
     return [right for right in missing if right not in of_the_gone]
-
-
-# ---------------------------------------------------------------------------------------------------- signals
-
-
-@contextmanager
-def _signals(stopping: asyncio.Event) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, _on_signal, number, stopping)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-
-def _on_signal(number: signal.Signals, stopping: asyncio.Event) -> None:
-    if stopping.is_set():
-        log.warning("ended at once", signal=number.name)
-        os._exit(_INTERRUPTED)
-    log.info("draining; the same signal again ends at once", signal=number.name)
-    stopping.set()

@@ -47,9 +47,9 @@ class ReplicaSet:
         return {replica.worker_id: replica.breaker(now) for replica in self}
 
     def least_outstanding(self, priority: Priority, now: float) -> Replica | None:
-        """The replica that gets the next batch, led by that priority; None if none has room."""
+        """The replica that gets the next batch, led by that priority; None if none has room. Equals take turns."""
         with_room = (replica for replica in self if replica.has_room(priority, now))
-        return min(with_room, key=lambda replica: (replica.batches, replica.outstanding), default=None)
+        return min(with_room, key=_burden, default=None)
 
     def silent_s(self, now: float) -> float | None:
         """If nothing is sent to any that is there, since all have failed so often: how long that lasts."""
@@ -61,3 +61,7 @@ class ReplicaSet:
         """When one that is not trusted now may be tried again."""
         moments = (replica.trusted_at for replica in self)
         return min((at for at in moments if at is not None and at > now), default=math.inf)
+
+
+def _burden(replica: Replica) -> tuple[int, int, float]:
+    return replica.batches, replica.outstanding, replica.sent_at

@@ -9,6 +9,7 @@ worker was lost with it.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -48,6 +49,16 @@ class Owner(Protocol):
         """The replica began or stopped to be available."""
 
 
+class Sendable(Protocol):
+    """An entry on its way to a worker."""
+
+    @property
+    def entry_id(self) -> int: ...
+
+    def add_to(self, batch: worker_pb2.Batch) -> None:
+        """Writes its message there."""
+
+
 class Replica:
     """One worker. Lives as long as `run`."""
 
@@ -73,9 +84,10 @@ class Replica:
         self._retired = asyncio.Event()
         self._outgoing = asyncio.Event()
         self._outstanding = Outstanding()
-        self._unwritten: deque[Sequence[worker_pb2.BatchEntry]] = deque()
+        self._unwritten: deque[Sequence[Sendable]] = deque()
         self._cancelled: list[int] = []
         self._trust = Trust(settings)
+        self._sent_at = -math.inf
 
     @property
     def worker_id(self) -> str:
@@ -101,6 +113,11 @@ class Replica:
         """Batches that were sent and not yet answered."""
         return self._outstanding.batches
 
+    @property
+    def sent_at(self) -> float:
+        """When it was given its last batch."""
+        return self._sent_at
+
     def breaker(self, now: float) -> BreakerState:
         """Whether it is trusted."""
         return self._trust.state(now)
@@ -122,9 +139,10 @@ class Replica:
         """Whether the worker is no longer listed."""
         return self._retired.is_set()
 
-    def send(self, batch: Sequence[worker_pb2.BatchEntry], priority: Priority) -> None:
+    def send(self, batch: Sequence[Sendable], priority: Priority) -> None:
         """Gives the worker a batch; its owner hears of each entry again, or cancels it."""
-        self._outstanding.add((entry.entry_id for entry in batch), priority, self._now())
+        self._sent_at = self._now()
+        self._outstanding.add((entry.entry_id for entry in batch), priority, self._sent_at)
         self._unwritten.append(batch)
         self._outgoing.set()
 
@@ -149,9 +167,13 @@ class Replica:
                 return True
         return False
 
-    def gave_no_answer(self, sent_at: float) -> None:
-        """A request's time was over while the worker had it."""
-        if self._trust.gave_no_answer(sent_at, now := self._now()):
+    def gave_no_answer(self, entry_id: int, *, overdue: bool) -> None:
+        """An entry is given up that the worker has; `overdue`: since its time is over. Counts once a batch."""
+        sent_at, now = self._outstanding.unblamed_since(entry_id), self._now()
+        if sent_at is None or not self._trust.is_silent(sent_at, now, overdue=overdue):
+            return
+        self._outstanding.blame(entry_id)
+        if self._trust.failed(now):
             self._lost_trust(now)
 
     def is_of(self, worker: Worker) -> bool:
@@ -307,7 +329,7 @@ class Replica:
             entries = [entry for entry in self._unwritten[0] if entry.entry_id in self._outstanding]
             self._unwritten.popleft()
             if entries:
-                await call.write(worker_pb2.ProcessRequest(batch=worker_pb2.Batch(entries=entries)))
+                await call.write(_batch(entries))
 
     async def _read(self, call: _Call) -> str | None:
         """Hands on results until the stream ends: None where it ended in order, else the cause."""
@@ -365,3 +387,10 @@ class Replica:
         self._unwritten.clear()
         self._cancelled.clear()
         return self._outstanding.clear()
+
+
+def _batch(entries: Iterable[Sendable]) -> worker_pb2.ProcessRequest:
+    request = worker_pb2.ProcessRequest()
+    for entry in entries:
+        entry.add_to(request.batch)
+    return request

@@ -15,6 +15,7 @@ from modelmora.control import Key
 from modelmora.errors import ModelUnhealthy
 from modelmora.spec import ModelDeployment
 from modelmora.spec.route_effect import Arm, Defect, Effect
+from modelmora_router.rollbacks import Trial, trials
 
 _RETRY_AFTER_S: Final = 1.0
 _WHOLE: Final = 100
@@ -53,6 +54,7 @@ class RouteTable:
         self.turns: Turns = before.turns if before and before.shares == self.shares else turns
         self.copies: Turns = before.copies if before and before.copies.weights == copies.weights else copies
         self.wanted = tuple(_wanted(effect))
+        self.trials: dict[str, Trial] = trials(effect.route, before.trials if before else {})
 
     @property
     def main(self) -> ModelDeployment | None:
@@ -73,6 +75,12 @@ class RouteTable:
         if self._sticky and (value := headers.get(self._sticky)):
             return self._open[_rendezvous(value, self.shares)][1]
         return self._open[self.turns.next()][1]
+
+    def may_lose(self, trial: Trial) -> bool:
+        """Whether this is the edition that the trial is of, its backend gets requests, and others could answer them."""
+        backend = trial.backend
+        takes_part = any(name == backend for name, _ in self.shares)
+        return self.trials.get(backend) is trial and takes_part and len(self.shares) > 1
 
     def copy_to(self) -> ModelDeployment | None:
         """Who gets a copy of this request; each call is a turn."""

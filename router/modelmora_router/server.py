@@ -5,10 +5,9 @@ only then do the ports close. Being cancelled means the same; being cancelled on
 """
 
 import asyncio
-import errno
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,20 +17,22 @@ import uvicorn
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp
 
 from modelmora.control import Control
-from modelmora.errors import AddressInUse, InvalidSettings
 from modelmora.wire.health import HealthService
+from modelmora_router import ports
 from modelmora_router.dataplane import DataPlane
 from modelmora_router.edges import grpc as grpc_edge
+from modelmora_router.edges import private as private_edge
 from modelmora_router.edges import rest as rest_edge
 from modelmora_router.settings import RouterSettings
+from modelmora_router.siblings import Siblings
 from modelmora_router.spans import SpanSink
 
 log = structlog.get_logger(__name__)
 
 SERVICES: Final = tuple(f"modelmora.v1.{name}" for name in ("InferenceService", "RegistryService", "ManagementService"))
-_BACKLOG: Final = 2048
 _MAX_PENDING: Final = 16_384  # calls that have come and that the event loop has not looked at yet
 
 
@@ -52,10 +53,12 @@ async def run(
     stop: asyncio.Event | None = None,
     spans: SpanSink | None = None,
     collectors: Iterable[Collector] = (),
+    siblings: Siblings | None = None,
 ) -> None:
     """Serves until `stop` is set or the task is cancelled, then drains; `ready` is called once requests are taken.
 
-    `collectors`: other parts of this program whose numbers are shown beside the router's own.
+    `collectors`: other parts of this program whose numbers are shown beside the router's own. `siblings`: other
+    processes that listen on the same ports, which somebody holds for all of them.
 
     Raises:
         AddressInUse: another program listens on one of the ports.
@@ -65,10 +68,12 @@ async def run(
     for collector in collectors:
         plane.meters.add(collector)
     # The ports are opened outside of the group: what keeps them from opening is not wrapped by it.
-    with _bind(settings.host, settings.rest_port, "rest_port") as listening:
-        async with _grpc_server(plane, health, settings) as grpc_port, asyncio.TaskGroup() as group:
+    open_port = ports.join if siblings else ports.bind
+    with open_port(settings.host, settings.rest_port, "rest_port") as listening:
+        grpc_server = _grpc_server(plane, health, settings, shared=siblings is not None)
+        async with grpc_server as grpc_port, asyncio.TaskGroup() as group:
             follower = group.create_task(plane.run(), name="router")
-            async with _rest_server(plane, settings, listening, group):
+            async with _rest_servers(plane, settings, listening, siblings, group):
                 bound = Bound(settings.host, rest_port=listening.getsockname()[1], grpc_port=grpc_port)
                 opening = group.create_task(_open(plane, health, bound, ready), name="opening of the router")
                 try:
@@ -96,7 +101,9 @@ async def _open(plane: DataPlane, health: HealthService, bound: Bound, ready: Ca
 
 
 @asynccontextmanager
-async def _grpc_server(plane: DataPlane, health: HealthService, settings: RouterSettings) -> AsyncIterator[int]:
+async def _grpc_server(
+    plane: DataPlane, health: HealthService, settings: RouterSettings, *, shared: bool
+) -> AsyncIterator[int]:
     server = grpc.aio.server(
         options=[
             ("grpc.max_receive_message_length", settings.max_request_bytes),
@@ -104,14 +111,14 @@ async def _grpc_server(plane: DataPlane, health: HealthService, settings: Router
             # Beyond these, gRPC ends calls itself, with CANCELLED. Our own door tells why, and when to come again.
             ("grpc.server.max_pending_requests", _MAX_PENDING),
             ("grpc.server.max_pending_requests_hard_limit", _MAX_PENDING),
-            ("grpc.so_reuseport", 0),  # else a second server would share the port instead of being refused
+            ("grpc.so_reuseport", int(shared)),  # unasked, a second server would share the port, not be refused
         ]
     )
     grpc_edge.add_to(server, plane, settings)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     names = sorted(SERVICES)
     reflection.enable_server_reflection([*names, "grpc.health.v1.Health", reflection.SERVICE_NAME], server)
-    port = _bind_grpc(server, settings)
+    port = _bind_grpc(server, settings, shared=shared)
     await server.start()
     try:
         yield port
@@ -119,14 +126,15 @@ async def _grpc_server(plane: DataPlane, health: HealthService, settings: Router
         await server.stop(settings.close_timeout_s)
 
 
-def _bind_grpc(server: grpc.aio.Server, settings: RouterSettings) -> int:
+def _bind_grpc(server: grpc.aio.Server, settings: RouterSettings, *, shared: bool) -> int:
     # gRPC does not say why it cannot bind: a socket of our own does, and is closed again.
-    _bind(settings.host, settings.grpc_port, "grpc_port").close()
+    if not shared:
+        ports.bind(settings.host, settings.grpc_port, "grpc_port").close()
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     try:
         return server.add_insecure_port(f"{host}:{settings.grpc_port}")
     except RuntimeError as error:
-        raise _in_use(settings.host, settings.grpc_port, "grpc_port") from error
+        raise ports.in_use(settings.host, settings.grpc_port, "grpc_port") from error
 
 
 # ------------------------------------------------------------------------------------------------ REST
@@ -149,11 +157,27 @@ class _RestServer(uvicorn.Server):
 
 
 @asynccontextmanager
-async def _rest_server(
-    plane: DataPlane, settings: RouterSettings, listening: socket.socket, group: asyncio.TaskGroup
+async def _rest_servers(
+    plane: DataPlane,
+    settings: RouterSettings,
+    listening: socket.socket,
+    siblings: Siblings | None,
+    group: asyncio.TaskGroup,
 ) -> AsyncIterator[None]:
-    config = uvicorn.Config(
-        rest_edge.application(plane, settings),
+    """The one for everybody, and the one for the other processes if there are any."""
+    async with AsyncExitStack() as stack:
+        if siblings:
+            private = _configured(private_edge.application(plane), settings, uds=str(siblings.socket))
+            await stack.enter_async_context(_served(private, settings, group))
+        public = _configured(rest_edge.application(plane, settings, siblings), settings)
+        await stack.enter_async_context(_served(public, settings, group, listening))
+        yield
+
+
+def _configured(application: ASGIApp, settings: RouterSettings, *, uds: str | None = None) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        uds=uds,
         http="httptools",
         ws="none",
         lifespan="off",
@@ -162,51 +186,17 @@ async def _rest_server(
         server_header=False,
         timeout_graceful_shutdown=max(1, round(settings.close_timeout_s)),
     )
+
+
+@asynccontextmanager
+async def _served(
+    config: uvicorn.Config, settings: RouterSettings, group: asyncio.TaskGroup, listening: socket.socket | None = None
+) -> AsyncIterator[None]:
     server = _RestServer(config)
-    task = group.create_task(server.serve(sockets=[listening]), name="rest server")
+    task = group.create_task(server.serve(sockets=[listening] if listening else None), name="rest server")
     try:
         await server.has_started.wait()
         yield
     finally:
         server.should_exit = True
         await asyncio.wait([task], timeout=2 * settings.close_timeout_s)
-
-
-# ------------------------------------------------------------------------------------------------ ports
-
-
-def _bind(host: str, port: int, setting: str) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        raise _no_address(host, error) from error
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
-        bound.listen(_BACKLOG)  # only now can no other have the port, the other server of this program included
-    except OSError as error:
-        bound.close()
-        if error.errno == errno.EADDRINUSE:
-            raise _in_use(host, port, setting) from error
-        raise _no_address(host, error) from error
-    return bound
-
-
-def _in_use(host: str, port: int, setting: str) -> AddressInUse:
-    return AddressInUse(
-        f"port {port} of {host} is in use by another program",
-        field=setting,
-        endpoint=f"{host}:{port}",
-        remedy=f"end that program, or choose another port with the setting {setting} (0 takes any free one)",
-    )
-
-
-def _no_address(host: str, error: OSError) -> InvalidSettings:
-    return InvalidSettings(
-        f"the router cannot listen on {host!r}: {error.strerror or error}",
-        field="host",
-        remedy="use 127.0.0.1, 0.0.0.0, or another address of this machine",
-    )

@@ -1,8 +1,9 @@
 """What can be set of the router: by flag, by MODELMORA_… in the environment, or by file."""
 
 import socket
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -31,6 +32,8 @@ class RouterSettings(BaseSettings):
     """0 takes any free port."""
     grpc_port: Port = 9000
     """0 takes any free port."""
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Router processes on these two ports; each is a router of its own. In a cluster: `modelmora serve` runs one."""
     default_namespace: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")] = "default"
     """The namespace of requests that name none."""
     max_request_bytes: Annotated[int, Field(ge=1024, le=1024 * _MEBIBYTE)] = 32 * _MEBIBYTE
@@ -44,9 +47,11 @@ class RouterSettings(BaseSettings):
     max_items: Annotated[int, Field(ge=1)] = 10_000
     """Texts or images in one input of a request."""
     max_held_bytes: Annotated[int, Field(ge=_MEBIBYTE)] = 1024 * _MEBIBYTE
-    """All requests that this router holds; beyond 70 % LOW is refused, 85 % NORMAL, 95 % HIGH, 100 % CRITICAL."""
+    """Of requests, in all its processes; beyond 70 % LOW is refused, 85 % NORMAL, 95 % HIGH, 100 % CRITICAL."""
     max_unanswered: Annotated[int, Field(ge=1, le=100_000)] = 128
     """Requests of one stream (InferStream) that are read ahead of their answers."""
+    write_timeout_s: Seconds = 60
+    """How long a client of a stream may take no answer that is there for it; then the stream is ended."""
     max_rate_limited_clients: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000
     """Clients whose rate is remembered, for models with a rateLimit per Client."""
     max_copies: Annotated[int, Field(ge=1, le=100_000)] = 100
@@ -78,6 +83,14 @@ class RouterSettings(BaseSettings):
     slow_request_s: Seconds = 30
     """Requests that take longer are logged with a warning."""
 
+    def shared_out(self) -> Self:
+        """For one of the processes: its part of what bounds the memory of all."""
+        part = {
+            "max_held_bytes": max(_MEBIBYTE, self.max_held_bytes // self.processes),
+            "max_rate_limited_clients": max(1, self.max_rate_limited_clients // self.processes),
+        }
+        return self.model_copy(update=part)
+
 
 class ClusterSettings(BaseSettings):
     """What the router's program in a cluster needs to know besides; the chart sets it."""
@@ -106,6 +119,26 @@ class ClusterSettings(BaseSettings):
     """DEBUG, INFO, WARNING or ERROR."""
     log_format: LogFormat = LogFormat.AUTO
     """console, json, or auto: console at a terminal."""
+
+
+class ProcessSettings(BaseSettings):
+    """What one of several router processes is told by the one that started it; never set by a person."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MODELMORA_ROUTER_PROCESS_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    number: Annotated[int, Field(ge=0, le=64)] = 0
+    """From 1 on; 0: not one of several."""
+    folder: Path = Path()
+    """Where the processes reach each other."""
+    parent_pid: int = 0
+    """Who started it, and with whom it ends."""
+
+    def variables(self) -> dict[str, str]:
+        """The environment that says the same."""
+        prefix = self.model_config["env_prefix"]
+        return {f"{prefix}{name.upper()}": str(value) for name, value in self.model_dump().items()}
 
 
 class TracingSettings(BaseSettings):
@@ -142,3 +175,22 @@ def read(kind: type[S]) -> S:
         ) from error
     except SettingsError as error:
         raise InvalidSettings(f"{error}", remedy=f"write a list as JSON: {prefix}NAMESPACES='[\"a\"]'") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of the router, and of its program in a cluster."""
+
+    router: RouterSettings
+    cluster: ClusterSettings
+    tracing: TracingSettings
+    process: ProcessSettings
+
+    @classmethod
+    def read(cls) -> Self:
+        """From the environment.
+
+        Raises:
+            InvalidSettings: one of them is wrong; `field` says which.
+        """
+        return cls(read(RouterSettings), read(ClusterSettings), read(TracingSettings), read(ProcessSettings))

@@ -46,17 +46,19 @@ class Ticket:
         """It may be what ended a worker."""
         return self.losses > 0
 
-    def sent(self, replica: Replica, *, now: float, batch_size: int) -> worker_pb2.BatchEntry:
-        """The message for the worker that has it from now on."""
-        call = self.call
+    def sent(self, replica: Replica, *, now: float, batch_size: int) -> None:
+        """This replica has it from now on."""
         self.replica, self.sent_at, self.batch_size = replica, now, batch_size
         self.sends += 1
-        return worker_pb2.BatchEntry(
+
+    def add_to(self, batch: worker_pb2.Batch) -> None:
+        """Its message, made where it is to be: one that is put into another is written out and read again."""
+        call = self.call
+        batch.entries.add(
             entry_id=self.entry_id,
-            input=call.input,
-            parameters=call.parameters,
+            request=call.payload.data,
             request_id=call.request_id,
-            priority=int(self.priority),  # type: ignore[arg-type]  # the numbers are those of the protocol
+            priority=int(self.priority),
             traceparent=call.traceparent,
             alone=self.alone,
         )
@@ -93,7 +95,8 @@ def ticket_for(call: InferenceCall, deployment: ModelDeployment, *, entry_id: in
         deadline=math.inf if call.deadline is None else call.deadline,
     )
     priority = Priority[queue.default_priority] if call.priority is None else call.priority
-    tokens = estimated_tokens(call.input) if deployment.spec.batching.max_tokens is not None else 0
+    tokens = estimated_tokens(call.payload.message().input) if deployment.spec.batching.max_tokens is not None else 0
+    call.payload.checked()
     return Ticket(call, entry_id, priority, clock, asyncio.get_running_loop().create_future(), tokens)
 
 

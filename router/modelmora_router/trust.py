@@ -37,16 +37,30 @@ class Trust:
         return self._breaker.state(now)
 
     def failed(self, now: float) -> bool:
-        """It broke the stream while it had work; the answer is whether it is no longer trusted because of that."""
+        """It broke the stream while it had work, or is silent; the answer: whether it lost its trust by that."""
         before = self._breaker
         self._breaker = before.failed(self._policy, now=now, chance=self._chance())
         return self._breaker.openings > before.openings
 
-    def gave_no_answer(self, sent_at: float, now: float) -> bool:
-        """A request's time was over while it had it: its fault only if it has fallen silent. Answers as `failed`."""
+    def is_silent(self, sent_at: float, now: float, *, overdue: bool) -> bool:
+        """Whether it is its fault that what was sent then has no answer: only if it has answered nothing since.
+
+        A worker may be slow. But one that is being tried must answer while the trial's time lasts: else nobody would
+        know what became of it.
+        """
+        if self._answered_at > sent_at:
+            return False
+        if self._breaker.openings:
+            if sent_at < self._breaker.open_until:  # before it opened: that has been counted
+                return False
+            if overdue:
+                return True
+        return now - sent_at > self._patience_s
+
+    @property
+    def _patience_s(self) -> float:
         slowest_s = self._slowest_s
-        patience_s = _UNKNOWN_PATIENCE_S if slowest_s is None else max(_LEAST_PATIENCE_S, _PATIENCE * slowest_s)
-        return self._answered_at <= sent_at and now - sent_at > patience_s and self.failed(now)
+        return _UNKNOWN_PATIENCE_S if slowest_s is None else max(_LEAST_PATIENCE_S, _PATIENCE * slowest_s)
 
     def answered(self, sent_at: float, now: float) -> bool:
         """What was sent then; the answer is whether it is trusted again because of that."""

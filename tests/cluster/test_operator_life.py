@@ -99,7 +99,7 @@ def test_a_changed_spec_keeps_the_old_pod_until_the_new_one_serves(mine: Models,
     mine.apply("rolled", scaling=AWAKE)
     mine.wait("rolled", "Serving")
     [old] = mine.live_pods("rolled")
-    mine.apply("rolled", scaling=AWAKE, parameters={"loadSeconds": 3})
+    mine.apply("rolled", scaling=AWAKE, parameters={"loadSeconds": 8})
     _until_observed(mine, "rolled")
     assert old in mine.live_pods("rolled")
     mine.wait("rolled", "Serving")

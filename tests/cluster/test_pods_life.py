@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora.kube import names
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
-from modelmora.wire import values
 from tests.support.cluster import Kubectl
+from tests.support.entries import outputs_of
 from tests.support.images import Images
 from tests.support.worker_pods import PATIENCE_S, WorkerPods, scripted, status
 from tests.support.workers import batch, entry, results
@@ -228,7 +228,7 @@ async def test_the_example_is_served_by_the_real_image(workers: WorkerPods, imag
         await call.write(batch(entry(1, "hello")))
         [answer] = (await results(call, 1)).values()
         call.cancel()
-    assert np.shape(values.from_values(answer.output.values)["embeddings"]) == (1, 384)
+    assert np.shape(outputs_of(answer)["embeddings"]) == (1, 384)
 
 
 async def health(channel: grpc.aio.Channel, service: str) -> int:
@@ -244,7 +244,7 @@ async def asked(channel: grpc.aio.Channel, *texts: str) -> list[str]:
     await call.write(batch(entry(1, list(texts))))
     [answer] = (await results(call, 1)).values()
     call.cancel()
-    return [str(text) for text in values.from_values(answer.output.values)["text"]]
+    return [str(text) for text in outputs_of(answer)["text"]]
 
 
 async def until_running(workers: WorkerPods, pod: str) -> None:

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
 KUBECONFIG = Path(os.environ.get("KUBECONFIG", ""))  # noqa: TID251 - a test run has no settings class
 POD_S = 90.0
-START_S = 30.0
+START_S = 60.0
 
 
 class Operator:

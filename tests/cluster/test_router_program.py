@@ -19,10 +19,10 @@ from tests.support.manifests import manifest
 from tests.support.router_program import RouterProgram, router_program
 from tests.support.servers import wait_for
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 KUBECONFIG = Path(os.environ.get("KUBECONFIG", ""))  # noqa: TID251 - a test run has no settings class
-START_S = 30.0
+START_S = 60.0
 
 
 @pytest.fixture
@@ -96,6 +96,21 @@ def test_a_router_that_ends_in_order_takes_its_lease_along(kubectl: Kubectl, nam
         assert lease(kubectl, namespace)
         assert program.stop() == 0, program.log()
         assert lease(kubectl, namespace) is None
+
+
+def test_several_processes_have_a_lease_each_and_take_them_along(
+    kubectl: Kubectl, namespace: str, tmp_path: Path
+) -> None:
+    kubectl.must("create", "-n", namespace, "-f", "-", objects=manifest("runs"))
+    put_worker(kubectl, namespace, "runs")
+    with router_program(tmp_path, **settings(namespace, PROCESSES="2")) as program:
+        until_ready(program)
+        for number in (1, 2):
+            held = lease(kubectl, namespace, f"router-a-{number}") or {}
+            assert demands_of(held).keys() == {Key(namespace, "runs")}
+        assert lease(kubectl, namespace) is None
+        assert program.stop() == 0, program.log()
+        assert not any(lease(kubectl, namespace, f"router-a-{number}") for number in (1, 2))
 
 
 def test_a_router_waits_for_the_definition_and_says_so(

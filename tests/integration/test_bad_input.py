@@ -151,6 +151,10 @@ def no_kind(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
     return worker_pb2.EntryResult(entry_id=entry.entry_id)
 
 
+def no_message(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
+    return worker_pb2.EntryResult(entry_id=entry.entry_id, output=b"\xff\xff")
+
+
 def wrong_id(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
     result = echo(entry)
     result.entry_id = 2**63
@@ -171,7 +175,9 @@ def no_numbers(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
     return result
 
 
-@pytest.mark.parametrize("respond", [no_kind, wrong_id, strange_error, no_numbers], ids=lambda each: each.__name__)
+@pytest.mark.parametrize(
+    "respond", [no_kind, no_message, wrong_id, strange_error, no_numbers], ids=lambda each: each.__name__
+)
 async def test_garbage_from_a_worker_is_an_answer_or_an_error_and_never_a_hang(
     router: Router, worker: FakeWorker, respond: Callable[[Any], Any]
 ) -> None:

@@ -13,7 +13,7 @@ from modelmora.client import AsyncClient, Client, InferenceRequest, InferenceRes
 from modelmora.client.streams import StreamResult
 from modelmora.errors import ModelMoraError
 from modelmora.v1 import worker_pb2
-from modelmora.wire.values import to_values
+from tests.support.entries import output_of
 from tests.support.fake_worker import FakeWorker, fake_worker
 from tests.support.routing import Router, deployment, eventually, running_router
 
@@ -116,7 +116,7 @@ async def test_who_asks_one_after_the_other_hears_at_once_of_a_request_that_cann
 @pytest.mark.parametrize("kind", ["async", "sync"])
 async def test_an_answer_of_30_mb_is_whole_again(router: Router, worker: FakeWorker, kind: str) -> None:
     data = np.random.default_rng(7).bytes(30_000_000)
-    output = worker_pb2.Output(values=to_values({"tensor": np.frombuffer(data, dtype=np.uint8)}))
+    output = output_of(tensor=np.frombuffer(data, dtype=np.uint8))
     worker.respond = lambda entry: worker_pb2.EntryResult(entry_id=entry.entry_id, output=output)
     (result,) = await over_either(router, kind, many(1))
     assert isinstance(result, InferenceResult)

@@ -19,6 +19,7 @@ from modelmora.spec import LoadKind, LoadReport, MeasuredResources, ModelDeploym
 from modelmora.v1 import worker_pb2
 from modelmora.wire.status import TABLE, to_rpc
 from modelmora_router.gauges import GAUGES
+from tests.support.entries import texts_of
 from tests.support.fake_worker import echo, fake_worker
 from tests.support.helm import CHART
 from tests.support.prometheus import Prometheus, program, scraping
@@ -64,7 +65,7 @@ def measured() -> ModelDeployment:
 
 
 def respond(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
-    if entry.input["text"].text.items[0] == BAD:
+    if texts_of(entry)[0] == BAD:
         return worker_pb2.EntryResult(entry_id=entry.entry_id, error=to_rpc(InferenceFailed("as asked for")))
     return echo(entry)
 
@@ -166,6 +167,7 @@ FIRING: Final = {
     "ModelMoraModelNotReady": {f'modelmora_condition{{{_ONE},type="Ready",status="False"}}': "1x30"},
     # Half open, with one request under way, whenever it is looked at for the second time.
     "ModelMoraBreakerOpen": {f'modelmora_breaker_state{{{_ONE},state="Open"}}': " ".join(["2 0"] * 15)},
+    "ModelMoraRolledBack": {f"modelmora_route_rollbacks_total{{{_ONE}}}": "0x9 1x20"},
     "ModelMoraRouterGone": {},
 }
 SILENT: Final = {
@@ -176,6 +178,7 @@ SILENT: Final = {
     f"modelmora_queue_limit{{{_ONE}}}": "100x30",
     f'modelmora_condition{{{_ONE},type="Ready",status="False"}}': "0x30",
     f'modelmora_breaker_state{{{_ONE},state="Open"}}': "0x30",
+    f"modelmora_route_rollbacks_total{{{_ONE}}}": "1x30",  # long ago
 }
 
 

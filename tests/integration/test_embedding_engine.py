@@ -123,7 +123,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
     return minilm() if request.param == "minilm" else request.getfixturevalue("tiny")
 
 
-@pytest.mark.req("REQ-QUEUE-007a", "REQ-QUEUE-007b")
+@pytest.mark.req("REQ-QUEUE-007a", "REQ-QUEUE-007b", "RM-2.1i")
 @pytest.mark.parametrize("max_tokens", [None, 64], ids=["as-the-device-likes", "64-tokens"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_a_batch_of_many_lengths_answers_as_single_runs_do(

@@ -9,8 +9,8 @@ import yaml
 
 from modelmora import errors
 from modelmora.spec import ModelDeployment
-from modelmora.wire import values
 from modelmora.wire.status import from_rpc
+from tests.support.entries import outputs_of
 from tests.support.workers import batch, entry, results, short_folder, worker_in
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ async def test_the_example_serves(folder: Path) -> None:
             batch(entry(1, ["Hello world", "xyzzyq"]), entry(2, "Hello", lowercase=False), entry(3, shout=True))
         )
         found = await results(call, 3)
-        counts = {n: values.from_values(found[n].output.values)["counts"] for n in (1, 2)}
+        counts = {n: outputs_of(found[n])["counts"] for n in (1, 2)}
         assert [list(counts[1]), list(counts[2])] == [[2, 0], [0]]
         error = from_rpc(found[3].error)
         assert isinstance(error, errors.InvalidRequest)

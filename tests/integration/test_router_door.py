@@ -12,6 +12,7 @@ import structlog.testing
 
 from modelmora import errors
 from modelmora.wire.status import from_rpc, from_rpc_error
+from tests.support.entries import request_of
 from tests.support.fake_worker import FakeWorker, fake_worker
 from tests.support.routing import Router, deployment, eventually, request, running_router
 from tests.support.waiting import eventually_async
@@ -127,7 +128,10 @@ async def test_low_is_refused_first_when_memory_is_short_and_critical_last(worke
 
 @pytest.mark.parametrize(
     "body",
-    [b"Content-Length: 1000000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\nf4240\r\n" + b" " * 1_000_000],
+    [
+        b"Content-Length: 1000001\r\n\r\n" + b" " * 1_000_000,
+        b"Transfer-Encoding: chunked\r\n\r\nf4240\r\n" + b" " * 1_000_000,
+    ],
     ids=["of a stated length", "in chunks"],
 )
 async def test_bodies_that_arrive_slowly_are_held_too(worker: FakeWorker, body: bytes) -> None:
@@ -143,13 +147,28 @@ async def test_bodies_that_arrive_slowly_are_held_too(worker: FakeWorker, body: 
         assert (await router.inference.Infer(request("x" * 100_000))).request_id
 
 
+async def test_what_a_caller_only_promises_to_send_takes_no_room(worker: FakeWorker) -> None:
+    async with running_router(deployment(), max_held_bytes=MEBIBYTE) as router:
+        router.work(worker)
+        writers = []
+        for _ in range(3):
+            _, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
+            writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{")
+            writers.append(writer)
+        await holding(router, 3)
+        assert await counted(router, "modelmora_held_bytes") == 3
+        assert (await router.inference.Infer(request("x" * 700_000))).request_id
+        for each in writers:
+            each.close()
+
+
 async def test_a_large_body_is_read_and_refused_as_a_small_one_is(worker: FakeWorker) -> None:
     async with running_router(deployment()) as router:
         router.work(worker)
         large = [[0.5] * 1000] * 200
         answer = await router.http.post("/infer/one", json={"input": {"tensor": large, "text": "a"}})
         assert answer.status_code == 200, answer.text
-        assert list(worker.received[0].input["tensor"].tensor.shape) == [200, 1000]
+        assert list(request_of(worker.received[0]).input["tensor"].tensor.shape) == [200, 1000]
         answer = await router.http.post("/infer/one", json={"input": {"tensor": [*large, ["x"]]}})
         assert (answer.status_code, answer.json()["field"]) == (422, "input.tensor")
         answer = await router.http.post("/infer/one", content=json.dumps({"input": {"tensor": large}})[:-1])
@@ -203,6 +222,22 @@ async def test_a_request_is_followed_from_received_to_completed_by_one_id(
         assert all((line["model"], line["trace_id"]) == ("one", TRACE[3:35]) for line in mine)
         other = [line["event"] for line in lines if line.get("request_id") == "other"]
         assert other == ["request received", "request failed"]
+
+
+@pytest.mark.req("REQ-OBS-003d")
+async def test_a_request_that_was_slow_is_a_warning_with_its_times(worker: FakeWorker) -> None:
+    async with running_router(deployment(), slow_request_s=0.001) as router:
+        router.work(worker)
+        worker.hold()
+        with structlog.testing.capture_logs() as lines:
+            call = router.inference.Infer(request(request_id="mine"))
+            await eventually(lambda: worker.received)
+            await asyncio.sleep(0.01)
+            worker.release()
+            await call
+        slow = [line for line in lines if line["event"] == "request was slow"]
+        assert [(line["log_level"], line["model"], line["request_id"]) for line in slow] == [("warning", "one", "mine")]
+        assert slow[0]["queue_ms"] > 1
 
 
 async def test_requests_are_counted_once_by_what_became_of_them(worker: FakeWorker) -> None:

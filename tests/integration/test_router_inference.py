@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from modelmora.wire.values import from_values
+from tests.support.entries import request_of
 from tests.support.fake_worker import FakeWorker, fake_worker
 from tests.support.routing import Router, deployment, request, running_router
 
@@ -62,7 +63,7 @@ async def test_the_short_path_infers_too(router: Router) -> None:
     assert answer.json()["output"]["text"] == ["a"]
 
 
-@pytest.mark.req("REQ-QUEUE-001a")
+@pytest.mark.req("REQ-QUEUE-001a", "RM-2.1a")
 @pytest.mark.parametrize("priority", ["CRITICAL", "HIGH", "NORMAL", "LOW", "medium"])
 async def test_every_priority_is_accepted(router: Router, priority: str) -> None:
     answer = await router.http.post("/api/v1/infer/org/one", json={"input": {"text": "a"}, "priority": priority})
@@ -77,8 +78,7 @@ async def test_parameters_and_bytes_reach_the_worker_untouched(router: Router, w
     made.input["tensor"].tensor.data = bytes(range(256))
     await router.inference.Infer(made)
     (entry,) = worker.received
-    assert entry.input == made.input
-    assert entry.parameters == made.parameters
+    assert request_of(entry) == made
     assert entry.request_id == "mine"
 
 

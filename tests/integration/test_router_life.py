@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -16,7 +17,7 @@ from modelmora import errors
 from modelmora.control import Demands, Key
 from modelmora.control.local import LocalControl
 from modelmora.errors import AddressInUse, InvalidSettings, ModelMoraError, ServerUnavailable
-from modelmora.spec import ModelDeployment, ModelState
+from modelmora.spec import ModelDeployment, ModelState, Priority
 from modelmora.v1 import inference_pb2_grpc, management_pb2, management_pb2_grpc, registry_pb2, registry_pb2_grpc
 from modelmora.wire.status import from_rpc_error
 from modelmora_router.server import Bound, run
@@ -161,6 +162,26 @@ async def test_an_idle_model_is_no_longer_wanted(worker: FakeWorker) -> None:
         await eventually(lambda: router.wanted == set())
 
 
+@pytest.mark.req("REQ-QUEUE-002")
+async def test_the_operator_hears_how_urgent_a_model_is_and_since_when_somebody_waits_for_it(
+    worker: FakeWorker,
+) -> None:
+    async with running_router(deployment(), demand_interval_s=0.02) as router:
+
+        def said() -> tuple[int, bool]:
+            demand = (router.control.demands.value or {}).get(Key("default", "one"))
+            return (demand.urgency, demand.waiting_since > 0) if demand else (0, False)
+
+        worker.hold()
+        asked = [asyncio.ensure_future(router.inference.Infer(request(priority=priority))) for priority in (4, 2)]
+        await eventually(lambda: said() == (Priority.HIGH, True))
+        router.work(worker)
+        await eventually(lambda: said() == (Priority.HIGH, False))
+        worker.release()
+        await asyncio.gather(*asked)
+        await eventually(lambda: said() == (0, False))
+
+
 async def test_models_that_run_when_the_router_starts_stay_wanted(worker: FakeWorker) -> None:
     control, stop = LocalControl(), asyncio.Event()
     model = deployment()
@@ -301,6 +322,40 @@ async def test_what_waits_for_a_deleted_model_does_not_go_to_the_next_one_of_its
     router.deploy(deployment(metadata={"uid": "another"}))
     answer = await held
     assert (answer.status_code, answer.json()["code"]) == (404, "MODEL_NOT_FOUND")
+
+
+async def test_a_worker_of_a_deleted_deployment_gets_nothing_of_the_next_one_of_its_name(
+    router: Router, worker: FakeWorker
+) -> None:
+    former, unknown = (replace(worker.listed(Key("default", "one")), deployment_uid=uid) for uid in ("first", ""))
+    router.deploy(deployment(metadata={"uid": "first"}))
+    router.control.workers.set({worker.worker_id: former})
+    await router.inference.Infer(request("before"))
+    async with fake_worker("w2") as second:
+        router.deploy(deployment(metadata={"uid": "second"}))
+        held = asyncio.ensure_future(router.inference.Infer(request("after")))
+        await router.waiting(queued=1)
+        latter = replace(second.listed(Key("default", "one")), deployment_uid="second")
+        router.control.workers.set({worker.worker_id: former, second.worker_id: latter})
+        await held
+        assert (worker.texts, second.texts) == (["before"], ["after"])
+        router.control.workers.set({worker.worker_id: unknown})
+        await router.inference.Infer(request("of a control that does not tell"))
+        assert len(worker.texts) == 2
+
+
+async def test_a_worker_that_is_heard_of_before_its_deployment_is_used_once_that_is_there(
+    router: Router, worker: FakeWorker
+) -> None:
+    router.deploy(deployment(metadata={"uid": "first"}))
+    latter = replace(worker.listed(Key("default", "one")), deployment_uid="second")
+    router.control.workers.set({worker.worker_id: latter})
+    held = asyncio.ensure_future(router.inference.Infer(request("first")))
+    await router.waiting(queued=1)
+    router.deploy(deployment(metadata={"uid": "second"}))
+    assert type(await refused(held)) is errors.ModelNotFound
+    await router.inference.Infer(request("second"))
+    assert worker.texts == ["second"]
 
 
 async def test_a_load_of_a_model_that_is_deleted_ends(router: Router) -> None:
@@ -447,6 +502,40 @@ async def test_the_router_is_ready_only_once_it_knows_its_models() -> None:
         control.workers.set({})
         await eventually(lambda: bound)
         stop.set()
+
+
+class Blind(LocalControl):
+    """A control that has told what it could, and can see no more."""
+
+    why = "404 page not found"
+
+    def blind(self, namespace: str) -> str:
+        return self.why if namespace == "default" else ""
+
+
+async def test_a_router_that_cannot_see_says_so_of_what_it_does_not_know_and_serves_the_rest(
+    worker: FakeWorker,
+) -> None:
+    control = Blind()
+    async with running_router(deployment(), control=control) as router:
+        router.work(worker)
+        assert (await router.http.post("/infer/one", json=GOOD)).status_code == 200
+        for answer in (
+            await router.http.post("/infer/new", json=GOOD),
+            await router.http.get("/api/v1/models/new"),
+            await router.http.post("/api/v1/models/new/load"),
+            await router.http.post("/api/v1/models/new/unload"),
+        ):
+            assert (answer.status_code, answer.json()["code"]) == (503, "SERVER_UNAVAILABLE")
+            assert answer.headers["retry-after"] == "5"
+            assert "cannot see the deployments now" in answer.json()["detail"]
+            assert control.why in answer.json()["detail"]
+        error = await refused(router.inference.Infer(request(model_id="one@9.0.0")))
+        assert type(error) is ServerUnavailable
+        elsewhere = await router.http.post("/infer/new", json=GOOD, headers={"modelmora-namespace": "elsewhere"})
+        assert elsewhere.status_code == 404
+        control.why = ""
+        assert (await router.http.post("/infer/new", json=GOOD)).status_code == 404
 
 
 class Deaf(LocalControl):

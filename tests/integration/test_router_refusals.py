@@ -13,8 +13,10 @@ import structlog.testing
 from google.protobuf.struct_pb2 import Struct
 
 from modelmora import errors
+from modelmora.control import Key
 from modelmora.errors import ModelMoraError
 from modelmora.v1 import management_pb2, registry_pb2, types_pb2, worker_pb2
+from modelmora.v1.types_pb2 import InferenceResponse
 from modelmora.wire.status import from_rpc_error, to_rpc
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
 from tests.support.routing import Router, deployment, eventually, failed, request, running_router
@@ -169,7 +171,9 @@ async def test_another_namespace_does_not_see_the_model(router: Router) -> None:
 async def test_an_unforeseen_error_is_one_answer_without_a_traceback(router: Router, worker: FakeWorker) -> None:
     def garbage(entry: Any) -> Any:
         result = echo(entry)
-        result.output.values["embeddings"].tensor.shape[:] = [7, 7]
+        broken = InferenceResponse.FromString(result.output)
+        broken.output["embeddings"].tensor.shape[:] = [7, 7]
+        result.output = broken.SerializeToString()
         return result
 
     worker.respond = garbage
@@ -198,6 +202,26 @@ async def test_a_rest_request_ends_at_its_timeout(router: Router, worker: FakeWo
     answer = await router.http.post("/api/v1/infer/one", json=GOOD | {"timeoutSeconds": 0.1})
     assert problem_of(answer, 504)["code"] == "DEADLINE_EXCEEDED"
     await eventually(lambda: worker.cancelled == [worker.received[0].entry_id])
+
+
+@pytest.mark.req("REQ-QUEUE-003", "RM-2.1c")
+async def test_each_model_and_so_each_task_has_a_timeout_of_its_own(worker: FakeWorker) -> None:
+    quick = deployment("quick", model={"task": "txt2embed"}, queue={"timeoutSeconds": 1})
+    patient = deployment("patient", model={"task": "txt2img"}, queue={"timeoutSeconds": 30})
+    async with fake_worker("w2") as second, running_router(quick, patient) as router:
+        workers = {"quick": worker, "patient": second}
+        listed = {one.worker_id: one.listed(Key("default", name)) for name, one in workers.items()}
+        router.control.workers.set(listed)
+        for one in workers.values():
+            one.hold()
+        begun = asyncio.get_running_loop().time()
+        waits = asyncio.ensure_future(router.inference.Infer(request(model_id="patient")))
+        error = await refused(router.inference.Infer(request(model_id="quick")))
+        assert type(error) is errors.DeadlineExceeded
+        assert asyncio.get_running_loop().time() - begun >= 0.9  # not before its time
+        assert not waits.done()
+        second.release()
+        assert (await waits).request_id
 
 
 async def test_a_rest_client_that_hangs_up_withdraws_its_request(router: Router, worker: FakeWorker) -> None:

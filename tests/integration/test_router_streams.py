@@ -13,9 +13,10 @@ from modelmora import errors
 from modelmora.errors import ModelMoraError
 from modelmora.v1 import types_pb2, worker_pb2
 from modelmora.wire.status import from_rpc, from_rpc_error
-from modelmora.wire.values import to_values
+from tests.support.entries import output_of
 from tests.support.fake_worker import FakeWorker, fake_worker
 from tests.support.routing import Router, deployment, eventually, request, running_router
+from tests.support.waiting import eventually_async
 
 UNANSWERED = 8
 
@@ -140,6 +141,72 @@ async def test_a_caller_that_does_not_read_its_answers_is_not_read_from(router: 
     assert len({answer.request_id for answer in answers}) == 200
 
 
+def large(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
+    """Two million bytes, which no buffer of a connection takes."""
+    return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output_of(tensor=np.zeros(2_000_000, np.uint8)))
+
+
+async def held_bytes(router: Router) -> float:
+    shown = (await router.http.get("/metrics")).text
+    return next(float(line.split()[1]) for line in shown.splitlines() if line.startswith("modelmora_held_bytes "))
+
+
+@pytest.mark.req("API-GRPC-3")
+async def test_a_caller_that_takes_no_answer_is_given_up_and_what_it_held_is_free(worker: FakeWorker) -> None:
+    worker.respond = large
+    async with running_router(deployment(), write_timeout_s=1) as router:
+        router.work(worker)
+        stream: Any = router.inference.InferStream()
+        for number in range(10):
+            await stream.write(request(f"{number}", request_id=f"r{number}"))
+
+        async def holds() -> bool:
+            return await held_bytes(router) >= 8 * 2_000_000
+
+        async def free() -> bool:
+            return await held_bytes(router) == 0
+
+        await eventually_async(holds, what="the answers to wait")
+        await eventually_async(free, what="the caller to be given up")
+        error = await ended(stream)  # once it reads again
+        assert type(error) is errors.DeadlineExceeded
+        assert "took no answer" in error.message
+        async with asyncio.timeout(10):
+            assert [each async for each in router.inference.InferStream(iter([request("a")]))]
+
+
+async def test_a_caller_that_reads_slowly_is_not_given_up(worker: FakeWorker) -> None:
+    worker.respond = large
+    async with running_router(deployment(), write_timeout_s=2) as router:
+        router.work(worker)
+        stream: Any = router.inference.InferStream()
+        await write_all(stream, [request(f"{number}", request_id=f"r{number}") for number in range(20)])
+        last = 0
+        async for message in stream:
+            last += message.part.last
+            await asyncio.sleep(0.075)  # 3 s in all
+        assert last == 20
+
+
+async def test_answers_for_which_there_is_no_room_are_errors(worker: FakeWorker) -> None:
+    worker.respond = large
+    async with running_router(deployment(), max_held_bytes=8 * 1024 * 1024) as router:
+        router.work(worker)
+        stream: Any = router.inference.InferStream()
+        await write_all(stream, [request(f"{number}", request_id=f"r{number}") for number in range(10)])
+
+        async def done() -> bool:
+            shown = await router.status()
+            return len(worker.finished) == 10 and not shown["queued"] + shown["running"]
+
+        await eventually_async(done, what="all answers")
+        messages = await all_of(stream)
+        failed = [from_rpc(message.error) for message in messages if message.HasField("error")]
+        assert {type(error) for error in failed} == {errors.MemoryFull}
+        assert all("to be read" in error.message and error.context.retry_after_s for error in failed)
+        assert sum(message.part.last for message in messages) == 10 - len(failed) >= 4
+
+
 @pytest.mark.req("API-GRPC-3")
 async def test_cancelling_the_stream_withdraws_what_waits(router: Router, worker: FakeWorker) -> None:
     worker.hold()
@@ -220,8 +287,7 @@ async def test_a_large_answer_comes_in_parts_and_others_in_between(router: Route
 
     def large(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
         many = np.frombuffer(data if entry.request_id == "large" else b"small", dtype=np.uint8)
-        output = worker_pb2.Output(values=to_values({"tensor": many}))
-        return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output)
+        return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output_of(tensor=many))
 
     worker.respond = large
     requests = [request("a", request_id="large"), request("b", request_id="small")]

@@ -147,7 +147,7 @@ async def test_a_mirror_gets_copies_and_its_answers_go_nowhere() -> None:
         await made.serve()
         assert await made.answered(10) == {"1.0.0": 10}
         await eventually(lambda: len(made.new.received) == 5)
-        assert made.new.received[0].input == made.old.received[0].input
+        assert made.new.received[0].request == made.old.received[0].request
         assert {entry.priority for entry in made.new.received} == {types_pb2.PRIORITY_LOW}
 
 

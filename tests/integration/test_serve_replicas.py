@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import httpx
 import psutil
 import pytest
 
@@ -82,6 +83,26 @@ async def test_replicas_follow_the_load_up_and_down_to_zero(server: Server) -> N
             assert len(pids) == 3
         assert failures == []
         await until_replicas(server, "elastic", 0)
+
+
+@pytest.mark.req("REQ-PERF-002", "SUCC-MVP-3")
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+async def test_ten_clients_with_a_hundred_requests_each_all_get_their_own_answers(
+    server: Server, protocol: str
+) -> None:
+    async def over_grpc(name: str) -> list[str]:
+        async with connected(server) as client:
+            return [str((await client.infer("pair", f"{name}-{n}")).output["text"][0]) for n in range(100)]
+
+    async def over_rest(name: str) -> list[str]:
+        async with httpx.AsyncClient(base_url=server.rest, timeout=30) as http:
+            bodies = [{"input": {"text": f"{name}-{n}"}} for n in range(100)]
+            return [(await http.post("/infer/pair", json=body)).json()["output"]["text"][0] for body in bodies]
+
+    await until_replicas(server, "pair", 2)
+    ask = over_grpc if protocol == "grpc" else over_rest
+    answers = await asyncio.gather(*(ask(f"client-{number}") for number in range(10)))
+    assert answers == [[f"client-{number}-{n}" for n in range(100)] for number in range(10)]
 
 
 @pytest.mark.req("EDGE-3", "REQ-REL-003", "US2-AS3")

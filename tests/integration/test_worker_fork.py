@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
-from modelmora.wire import values
+from tests.support.entries import outputs_of
 from tests.support.manifests import manifest
 from tests.support.workers import DEADLINE_S, batch, entry, results, settings_json, short_folder, until_exists
 
@@ -125,7 +125,7 @@ async def _answers(folder: Path, parent: subprocess.Popen[bytes]) -> None:
                     break
         call = stub.Process()
         await call.write(batch(entry(1, ["hello", "world"])))
-        found = values.from_values((await results(call, 1))[1].output.values)["embeddings"]
+        found = outputs_of((await results(call, 1))[1])["embeddings"]
         assert isinstance(found, np.ndarray)
         assert found.shape == (2, 384)
 

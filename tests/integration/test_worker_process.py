@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora.v1 import types_pb2, worker_pb2, worker_pb2_grpc
-from modelmora.wire import values
+from tests.support.entries import empty_entry, outputs_of
 from tests.support.workers import (
     DEADLINE_S,
     ENGINE,
@@ -90,7 +90,7 @@ async def test_one_process_a_model_and_its_end_unloads_it(folder: Path) -> None:
         call = stub.Process()
         await call.write(batch(entry(1)))
         [result] = (await results(call, 1)).values()
-        assert values.from_values(result.output.values)["pid"][0] == process.pid != os.getpid()
+        assert outputs_of(result)["pid"][0] == process.pid != os.getpid()
         await stub.Drain(worker_pb2.DrainRequest())
         assert await ended(process) == 0
         assert not (folder / "w.sock").exists()
@@ -133,14 +133,14 @@ async def test_a_bad_input_of_one_router_fails_no_other(folder: Path) -> None:
 
 async def read_so_far(call: Any) -> None:
     """Returns when the worker has read what was written before: it refuses an entry without a value at once."""
-    empty = worker_pb2.BatchEntry(entry_id=1000, input={"text": types_pb2.Value()})
+    empty = empty_entry(1000)
     await call.write(batch(empty))
     assert 1000 in await results(call, 1)
 
 
 def call_of(result: worker_pb2.EntryResult) -> int:
     """The number of the engine's call that answered."""
-    found: Any = values.from_values(result.output.values)["embeddings"]
+    found: Any = outputs_of(result)["embeddings"]
     return int(found[0, 0])
 
 
@@ -177,7 +177,7 @@ async def test_arguments_of_the_deployment_are_the_engines(folder: Path) -> None
         call = stub.Process()
         await call.write(batch(entry(1)))
         [result] = (await results(call, 1)).values()
-        found: Any = values.from_values(result.output.values)["embeddings"]
+        found: Any = outputs_of(result)["embeddings"]
         assert found[0, 0] == 42  # after the test inference
 
 

@@ -14,10 +14,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora import errors
 from modelmora.control import WORKER_METADATA
-from modelmora.v1 import types_pb2, worker_pb2
+from modelmora.v1 import worker_pb2
 from modelmora.wire import values
 from modelmora.wire.status import from_rpc, from_rpc_error
 from modelmora_worker.lifecycle import Failure
+from tests.support.entries import empty_entry, entry_of, outputs_of, values_of
 from tests.support.workers import (
     DEADLINE_S,
     batch,
@@ -111,7 +112,7 @@ async def test_an_entry_without_a_value_names_its_field(folder: Path) -> None:
     async with worker_in(folder) as worker:
         await worker.serving()
         call = worker.stub.Process()
-        empty = worker_pb2.BatchEntry(entry_id=1, input={"text": types_pb2.Value()})
+        empty = empty_entry(1)
         await call.write(batch(empty, entry(2)))
         found = await results(call, 2)
         error = from_rpc(found[1].error)
@@ -172,7 +173,7 @@ async def test_an_answer_too_large_for_a_message_fails_alone(folder: Path) -> No
         await call.write(batch(entry(1, bytes=large), entry(2, bytes=too_large), entry(3, bytes=large)))
         found = await results(call, 3)
         assert isinstance(from_rpc(found[2].error), errors.PayloadTooLarge)
-        assert [len(found[n].output.values["data"].tensor.data) for n in (1, 3)] == [large, large]
+        assert [len(values_of(found[n])["data"].tensor.data) for n in (1, 3)] == [large, large]
 
 
 async def test_an_entry_id_in_use_is_refused(folder: Path) -> None:
@@ -369,7 +370,7 @@ async def test_an_address_that_cannot_be_bound_is_named(folder: Path) -> None:
 
 
 def embeddings(result: worker_pb2.EntryResult) -> values.Array:
-    found = values.from_values(result.output.values)["embeddings"]
+    found = outputs_of(result)["embeddings"]
     assert isinstance(found, np.ndarray)
     return found
 
@@ -384,7 +385,7 @@ async def _accepted(call: Any) -> int:
     """Sends entries until one is taken; its id. A refusal comes before the answer to the empty entry after it."""
     async with asyncio.timeout(DEADLINE_S):
         for entry_id in itertools.count(10, 2):
-            empty = worker_pb2.BatchEntry(entry_id=entry_id + 1, input={"text": types_pb2.Value()})
+            empty = empty_entry(entry_id + 1)
             await call.write(batch(entry(entry_id)))
             await call.write(batch(empty))
             if set(await results(call, 1)) == {entry_id + 1}:
@@ -393,12 +394,23 @@ async def _accepted(call: Any) -> int:
     raise AssertionError("count never ends")
 
 
+async def test_a_request_that_is_no_message_fails_its_entry_and_not_the_stream(folder: Path) -> None:
+    async with worker_in(folder) as worker:
+        await worker.serving()
+        call = worker.stub.Process()
+        await call.write(batch(worker_pb2.BatchEntry(entry_id=1, request=b"\xff\xff"), entry(2)))
+        found = await results(call, 2)
+        error = from_rpc(found[1].error)
+        assert isinstance(error, errors.MalformedRequest)
+        assert error.context.field == "request"
+        assert found[2].HasField("output")
+
+
 async def test_parameters_that_are_no_json_fail_their_entry_and_not_the_stream(folder: Path) -> None:
     async with worker_in(folder) as worker:
         await worker.serving()
         call = worker.stub.Process()
-        bad = entry(1)
-        bad.parameters.fields["scale"].number_value = float("nan")
+        bad = entry_of(1, {"text": "hello"}, scale=float("nan"))
         await call.write(batch(bad, entry(2)))
         found = await results(call, 2)
         error = from_rpc(found[1].error)

@@ -72,4 +72,5 @@ BROKEN_ROUTES = [
     pytest.param(route(backends=[{"name": "a", "weight": 0}]), "spec.backends", id="no weight"),
     pytest.param(route(mirror={"name": "minilm"}), "spec.mirror", id="mirror is a backend"),
     pytest.param(route(backends=[{"name": "a"}, {"name": "a"}]), "spec.backends[1].name", id="backend twice"),
+    pytest.param(route(rollback={"errorPercent": 5}), "spec.rollback", id="rollback of the only backend"),
 ]

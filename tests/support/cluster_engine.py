@@ -13,7 +13,7 @@ class Cluster:
     """Answers with its pod and process.
 
     config.parameters: loadFails (a message), loadExits (an exit code), loadSeconds, loadBytes (memory to take),
-    testFails (a message), exitAfterSeconds.
+    testFails (a message), failsFor (a text that it fails on), exitAfterSeconds.
     Request parameters: sleep (seconds), exit (an exit code).
     """
 
@@ -36,6 +36,8 @@ class Cluster:
     def _answer(self, entry):
         if "testFails" in self.wishes:
             raise RuntimeError(self.wishes["testFails"])
+        if self.wishes.get("failsFor") in entry.texts():
+            raise RuntimeError("the engine does not like this text")
         if "exit" in entry.parameters:
             os._exit(int(entry.parameters["exit"]))
         time.sleep(entry.parameters.get("sleep", 0))

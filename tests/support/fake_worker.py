@@ -17,16 +17,16 @@ from grpc_health.v1 import health_pb2_grpc
 from modelmora.control import WORKER_METADATA, Key, Worker
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora.wire.health import HealthService
-from modelmora.wire.values import to_values
+from tests.support.entries import output_of, texts_of
 
 Respond = Callable[[worker_pb2.BatchEntry], worker_pb2.EntryResult]
 
 
 def echo(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
     """The texts, and their lengths as float32 [n, 1]."""
-    texts = list(entry.input["text"].text.items)
+    texts = texts_of(entry)
     lengths = np.array([[len(text)] for text in texts], dtype=np.float32)
-    output = worker_pb2.Output(values=to_values({"text": texts, "embeddings": lengths}))
+    output = output_of(text=texts, embeddings=lengths)
     return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output, inference_ms=1.5)
 
 
@@ -61,7 +61,7 @@ class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):
     @property
     def texts(self) -> list[str]:
         """The first text of every entry that came in, in their order."""
-        return [entry.input["text"].text.items[0] for entry in self.received]
+        return [texts_of(entry)[0] for entry in self.received]
 
     def listed(self, key: Key, *, terminating: bool = False) -> Worker:
         return Worker(self.worker_id, key, self.address, self.address, terminating)

@@ -22,7 +22,7 @@ from schemathesis import GenerationMode
 from modelmora.spec import ModelDeployment
 from modelmora.v1 import types_pb2, worker_pb2
 from modelmora.wire.status import from_rpc, from_rpc_error
-from modelmora.wire.values import to_values
+from tests.support.entries import output_of, request_of
 from tests.support.routing import deployment, failed
 
 HANGS_S = 20.0
@@ -44,7 +44,7 @@ _GRPC_CODES = {
 
 def steady(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
     """How a worker answers that minds no input: with the number of the inputs."""
-    output = worker_pb2.Output(values=to_values({"text": [str(len(entry.input))]}))
+    output = output_of(text=[str(len(request_of(entry).input))])
     return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output, inference_ms=0.1)
 
 

@@ -21,6 +21,7 @@ class RouterProgram:
 
     process: subprocess.Popen[bytes]
     rest: str
+    grpc: str  # host:port
     log_file: Path
 
     def log(self) -> str:
@@ -67,7 +68,7 @@ def router_program(folder: Path, **settings: str) -> Iterator[RouterProgram]:
             env={**os.environ, **ports, **given},  # noqa: TID251 - handed on
         )
     try:
-        yield RouterProgram(process, f"http://127.0.0.1:{rest}", log_file)
+        yield RouterProgram(process, f"http://127.0.0.1:{rest}", f"127.0.0.1:{grpc}", log_file)
     finally:
         if process.poll() is None:
             process.kill()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from modelmora.control import Key
+from modelmora.control import Key, Trip
 from modelmora.spec import ModelRoute
 
 
@@ -15,6 +15,7 @@ def route(
     name: str = "route",
     namespace: str = "default",
     age_s: int = 0,
+    generation: int = 1,
     **spec: Any,
 ) -> ModelRoute:
     """A route with these backends; `spec` as in YAML, older with a larger age."""
@@ -30,8 +31,13 @@ def route(
     }
     parsed = ModelRoute.parse(manifest)
     created = datetime.fromtimestamp(1_700_000_000 - age_s, UTC)
-    metadata = parsed.metadata.model_copy(update={"creation_timestamp": created, "uid": f"uid-{name}"})
-    return parsed.model_copy(update={"metadata": metadata})
+    known = {"creation_timestamp": created, "uid": f"uid-{name}", "generation": generation}
+    return parsed.model_copy(update={"metadata": parsed.metadata.model_copy(update=known)})
+
+
+def trip(backend: str = "new", *, generation: int = 1, uid: str = "uid-route", message: str = "3 of 4 failed") -> Trip:
+    """What a router says that rolled back a backend of `route`."""
+    return Trip(uid, generation, backend, message)
 
 
 def key_of(of: ModelRoute) -> Key:

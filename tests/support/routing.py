@@ -15,7 +15,7 @@ from modelmora.control.local import LocalControl
 from modelmora.spec import Condition, FailureReport, ModelDeployment, ModelRef, ModelState, Priority
 from modelmora.v1 import inference_pb2_grpc, management_pb2_grpc, registry_pb2_grpc, types_pb2
 from modelmora.wire.values import to_values
-from modelmora_router.calls import InferenceCall
+from modelmora_router.calls import InferenceCall, Payload
 from modelmora_router.server import Bound, run
 from modelmora_router.settings import RouterSettings
 from modelmora_router.spans import SpanSink
@@ -83,8 +83,7 @@ def call(
     return InferenceCall(
         namespace="default",
         ref=ModelRef(model_id),
-        input=to_values({"text": text}),
-        parameters=None,
+        payload=Payload.of(request(text, model_id=model_id)),
         priority=priority,
         timeout_s=timeout_s,
         deadline=deadline,
@@ -149,10 +148,14 @@ class Router:
 
 @asynccontextmanager
 async def running_router(
-    *models: ModelDeployment, stop: asyncio.Event | None = None, spans: SpanSink | None = None, **settings: Any
+    *models: ModelDeployment,
+    stop: asyncio.Event | None = None,
+    spans: SpanSink | None = None,
+    control: LocalControl | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Router]:
     """A router that knows these deployments and no worker; ended in order when the block ends."""
-    control, bound = LocalControl(), asyncio.get_running_loop().create_future()
+    control, bound = control or LocalControl(), asyncio.get_running_loop().create_future()
     control.deployments.set({key_of(model): model for model in models})
     control.workers.set({})
     stop = stop or asyncio.Event()

@@ -11,7 +11,7 @@ class Scripted:
     """Answers with its pid and how many batches it saw.
 
     config.parameters: log (a file that each event is appended to), failLoads (so many loads fail first),
-    loadSeconds, failTests (the test inference fails).
+    loadSeconds, failTests (the test inference fails), failsFor (a text that it fails on).
     Request parameters: sleep (seconds), fail (a message), die (ends the process), nan (answers NaN).
     """
 
@@ -32,6 +32,8 @@ class Scripted:
         self._log("infer " + " ".join(entry.texts()))
         if self.settings.get("failTests"):
             raise RuntimeError("the scripted inference fails")
+        if self.settings.get("failsFor") in entry.texts():
+            raise RuntimeError("the scripted engine does not like this text")
         if "die" in wishes:
             os.kill(os.getpid(), 9)
         time.sleep(wishes.get("sleep", 0))

@@ -13,11 +13,11 @@ from typing import Any
 import grpc
 
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
-from modelmora.wire import values
 from modelmora_worker.lifecycle import Failure
 from modelmora_worker.server import Worker
 from modelmora_worker.settings import WorkerSettings, read
 from modelmora_worker.stopping import Stopping
+from tests.support.entries import entry_of
 from tests.support.manifests import manifest
 
 DEADLINE_S = 20.0
@@ -144,10 +144,7 @@ async def worker_in(folder: Path, **settings: Any) -> AsyncIterator[RunningWorke
 
 def entry(entry_id: int, texts: str | Sequence[str] = "hello", **parameters: Any) -> worker_pb2.BatchEntry:
     """One entry with texts."""
-    made = worker_pb2.BatchEntry(entry_id=entry_id, input=values.to_values({"text": texts}), request_id=f"r-{entry_id}")
-    if parameters:
-        made.parameters.update(parameters)
-    return made
+    return entry_of(entry_id, {"text": texts}, **parameters)
 
 
 def batch(*entries: worker_pb2.BatchEntry) -> worker_pb2.ProcessRequest:

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import yaml
 
+from modelmora.control import Trip
 from modelmora.spec import ModelDeployment
 from modelmora_operator.cluster import Failure, Phase
 from modelmora_operator.plan import Policy, plan
+from modelmora_operator.routes import statuses
+from tests.support import routing
 from tests.support.operator_values import NOW, deployment, failed, reported, snapshot, worker
+from tests.support.routes import key_of, route, trip
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = (ROOT / "charts/modelmora/files/argocd/health.lua").read_text(encoding="utf-8")
@@ -88,6 +92,21 @@ def test_a_status_of_an_older_generation_is_not_believed() -> None:
     served = resource(deployment(generation=1), worker(deployment()), load=1)
     served["metadata"]["generation"] = 2
     assert health(served) == ("Progressing", "the operator has not looked at the last change yet")
+
+
+@pytest.mark.req("RM-4.3b")
+@pytest.mark.parametrize(
+    ("trips", "status", "words"),
+    [((), "Healthy", "Routed: old 50.0%, new 50.0%"), ((trip("new"),), "Degraded", "RolledBack: canary new: 3 of 4")],
+)
+def test_the_script_is_good_for_routes_too(trips: tuple[Trip, ...], status: str, words: str) -> None:
+    of = route({"old": 1, "new": 1}, rollback={"errorPercent": 5})
+    models = [
+        routing.deployment(name, model={"id": "m", "version": f"{n}.0.0"}) for n, name in enumerate(["old", "new"])
+    ]
+    told = statuses({key_of(of): of}, {routing.key_of(one): one for one in models}, {key_of(of): trips}, NOW)
+    said, message = health({"metadata": {"generation": 1}, "status": told[key_of(of)].manifest()})
+    assert (said, message[: len(words)]) == (status, words)
 
 
 def test_the_documentation_shows_the_script_as_it_is() -> None:

@@ -23,9 +23,16 @@ EVERYTHING: Object = {
     "image": {"registry": "registry.example/x/", "tag": "1.2.3", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "pull"}],
     "commonLabels": {"team": "ml"},
-    "operator": {"initialReplicas": 0, "priorityClassName": "high", "nodeSelector": {"a": "b"}, "affinity": {}},
+    "operator": {
+        "initialReplicas": 0,
+        "maxWorkers": 4,
+        "priorityClassName": "high",
+        "nodeSelector": {"a": "b"},
+        "affinity": {},
+    },
     "router": {
         "replicas": 3,
+        "processes": 2,
         "defaultNamespace": "team-b",
         "drainTimeoutSeconds": 60,
         "service": {"type": "LoadBalancer", "annotations": {"a": "b"}},
@@ -197,6 +204,7 @@ def test_the_programs_are_told_what_the_values_say(helm: Helm) -> None:
         "MODELMORA_OPERATOR_CACHE_SIZE_LIMIT": "20Gi",
         "MODELMORA_OPERATOR_INITIAL_REPLICAS": "0",
         "MODELMORA_OPERATOR_RECONCILE_CONCURRENCY": "8",
+        "MODELMORA_OPERATOR_MAX_WORKERS": "4",
         "MODELMORA_OPERATOR_LOG_LEVEL": "INFO",
         "MODELMORA_OPERATOR_LOG_FORMAT": "json",
     }
@@ -205,6 +213,7 @@ def test_the_programs_are_told_what_the_values_say(helm: Helm) -> None:
     assert router["MODELMORA_ROUTER_POD_UID"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
     assert router["MODELMORA_DEFAULT_NAMESPACE"] == "team-b"
     assert router["MODELMORA_MAX_ITEMS"] == "7"
+    assert router["MODELMORA_PROCESSES"] == "2"
 
 
 @pytest.mark.parametrize("values", SETS)
@@ -332,10 +341,12 @@ def test_the_dashboard_and_the_alerts_are_those_of_the_chart(helm: Helm) -> None
         ({"watchNamespace": ["a"]}, "watchNamespace"),
         ({"router": {"replica": 2}}, "replica"),
         ({"router": {"replicas": 0}}, "replicas"),
+        ({"router": {"processes": 0}}, "processes"),
         ({"watchNamespaces": "a"}, "watchNamespaces"),
         ({"watchNamespaces": ["Team_A"]}, "watchNamespaces"),
         ({"image": {"tag": 1.0}}, "tag"),
         ({"operator": {"logLevel": "loud"}}, "logLevel"),
+        ({"operator": {"maxWorkers": 0}}, "maxWorkers"),
         ({"worker": {"cache": {"sizeLimit": "20 GB"}}}, "sizeLimit"),
         ({"imagePullSecrets": ["pull"]}, "imagePullSecrets"),
         ({"crds": {"keep": False}}, "keep"),

@@ -71,7 +71,8 @@ def test_the_reference_has_the_settings_of_every_program_but_the_worker() -> Non
     sources = [path.read_text() for part in PARTS for path in (ROOT / part).rglob("*.py")]
     kinds = {name for text in sources for name in re.findall(r"^class (\w+)\(BaseSettings\)", text, re.MULTILINE)}
     shown = {kind.__name__ for _, kinds in tool("generate_settings").PROGRAMS for kind in kinds}
-    assert kinds - shown == {"WorkerSettings"}  # of the pod's maker and the worker alone
+    # Only from program to program: of the pod's maker and the worker, of the router and its processes.
+    assert kinds - shown == {"WorkerSettings", "ProcessSettings"}
 
 
 @pytest.mark.parametrize(

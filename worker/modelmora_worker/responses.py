@@ -1,7 +1,7 @@
 """The messages that carry answers to a router, as bytes.
 
-Written where they are to be: a message that is put into another is copied with all its tensors, and so is one that is
-asked for its size.
+A message that is put into another is written out and read again with all its tensors, and so is one that is asked for
+its size: so outputs are bytes before they are put anywhere.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Final
 
 from modelmora.errors import InferenceFailed, InternalError, InvalidRequest, ModelMoraError, PayloadTooLarge
 from modelmora.v1 import worker_pb2
+from modelmora.v1.types_pb2 import InferenceResponse
 from modelmora.wire import values
 from modelmora.wire.status import to_rpc
 from modelmora_worker.engines import Outputs
@@ -54,7 +55,7 @@ class Writer:
             if isinstance(done.answer, ModelMoraError):
                 result.error.CopyFrom(to_rpc(done.answer))
             else:
-                put_outputs(done.answer, result.output, model_id=self.model_id)
+                result.output = written(done.answer, model_id=self.model_id)
         except InferenceFailed as error:
             result.error.CopyFrom(to_rpc(error))  # in place of what was written of the output
         except UnicodeError:
@@ -67,21 +68,23 @@ class Writer:
         )
 
 
-def put_outputs(answer: Outputs, output: worker_pb2.Output, *, model_id: str) -> None:
-    """Writes an engine's outputs.
+def written(answer: Outputs, *, model_id: str) -> bytes:
+    """An engine's outputs, as an InferenceResponse with nothing else.
 
     Raises:
         InferenceFailed: the engine answered with something that cannot travel.
     """
+    response = InferenceResponse()
     try:
         for name, value in answer.items():
-            values.put_value(value, output.values[name], field=f"output.{name}")
+            values.put_value(value, response.output[name], field=f"output.{name}")
     except Exception as error:  # a mapping of the engine's own may raise anything
         raise InferenceFailed(
             f"the engine of model {model_id} answered with something that cannot travel: {_problem(answer, error)}",
             model_id=model_id,
             remedy="let infer() return a mapping of names to texts, bytes or arrays for each entry",
         ) from error
+    return response.SerializeToString()
 
 
 def _problem(answer: object, error: Exception) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import grpc
 from google.protobuf.json_format import Error as JsonFormatError
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 from pydantic import JsonValue
 
@@ -16,6 +17,7 @@ from modelmora.control import WORKER_METADATA
 from modelmora.errors import FeatureUnavailable, InvalidRequest, MalformedRequest, ModelMoraError
 from modelmora.spec import Priority
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
+from modelmora.v1.types_pb2 import InferenceRequest
 from modelmora.wire import values
 from modelmora.wire.status import to_rpc
 from modelmora_worker.entries import EntryQueue
@@ -190,11 +192,12 @@ def _decoded(batch: worker_pb2.Batch, stream: _Stream) -> tuple[list[Entry], lis
 
 
 def _read(entry: worker_pb2.BatchEntry, stream: _Stream) -> Entry:
+    request = _request(entry)
     return Entry(
         sent_id=entry.entry_id,
         owner=stream,
-        values=values.from_values(entry.input),
-        parameters=_parameters(entry),
+        values=values.from_values(request.input),
+        parameters=_parameters(request),
         priority=_PRIORITIES.get(entry.priority, Priority.NORMAL),
         alone=entry.alone,
         request_id=entry.request_id,
@@ -202,14 +205,23 @@ def _read(entry: worker_pb2.BatchEntry, stream: _Stream) -> Entry:
     )
 
 
-def _parameters(entry: worker_pb2.BatchEntry) -> dict[str, JsonValue]:
-    """The parameters of an entry; none that cannot be read may end the stream, which carries others too.
+def _request(entry: worker_pb2.BatchEntry) -> InferenceRequest:
+    try:
+        return InferenceRequest.FromString(entry.request)
+    except DecodeError as error:
+        raise MalformedRequest(
+            "the request of the entry is no such message", field="request", remedy="send an InferenceRequest"
+        ) from error
+
+
+def _parameters(request: InferenceRequest) -> dict[str, JsonValue]:
+    """The parameters of a request; none that cannot be read may end the stream, which carries others too.
 
     Raises:
         InvalidRequest: they are no JSON, for example NaN, or nested too deep.
     """
     try:
-        found: dict[str, Any] = MessageToDict(entry.parameters)
+        found: dict[str, Any] = MessageToDict(request.parameters)
     except (ValueError, JsonFormatError, RecursionError) as error:
         raise InvalidRequest(
             f"parameters are no JSON: {error}", field="parameters", remedy="send finite numbers, and nest less"

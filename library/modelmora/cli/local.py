@@ -21,7 +21,7 @@ from modelmora.cli.announcement import Announcement
 from modelmora.cli.bare_source import Sources
 from modelmora.cli.settings import ServeSettings
 from modelmora.control.local import LocalControl
-from modelmora.errors import ModelMoraError
+from modelmora.errors import InvalidSettings, ModelMoraError
 from modelmora.telemetry import resolved
 from modelmora_operator import local as operator
 from modelmora_operator.metrics import Metrics
@@ -53,12 +53,23 @@ def read_settings(config: Path | None, flags: Mapping[str, Any]) -> LocalSetting
         InvalidSettings: one of them is wrong or unknown.
     """
     values = program_settings.read_file(config, _KINDS) if config else {}
-    return LocalSettings(
+    settings = LocalSettings(
         serve=program_settings.read(ServeSettings, file_values=values, flags=flags),
         operator=program_settings.read(OperatorSettings, file_values=values, flags=flags),
         router=program_settings.read(RouterSettings, file_values=values, flags=flags),
         tracing=program_settings.read(TracingSettings, file_values={}, flags={}),
     )
+    _refuse_processes(settings.router)
+    return settings
+
+
+def _refuse_processes(router: RouterSettings) -> None:
+    if router.processes > 1:
+        raise InvalidSettings(
+            f"modelmora serve runs its router in its own process, not in {router.processes} of them",
+            field="processes",
+            remedy="leave processes at 1; in a cluster it is router.processes of the chart",
+        )
 
 
 def warn_of_unknown_variables() -> None:

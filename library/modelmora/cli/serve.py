@@ -33,6 +33,9 @@ def serve(  # noqa: PLR0913 - the options of the command
     drain_timeout_s: Annotated[
         float | None, typer.Option("--drain-timeout-s", help="Seconds that running requests may take at the end.")
     ] = None,
+    max_workers: Annotated[
+        int | None, typer.Option(help="Most models' workers at once; more take turns [default: no bound]")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="What the model of a bare source does [default: txt2embed]")] = None,
     ask: Annotated[str | None, typer.Option(help="Ask the first model this once, and print its answer.")] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How log lines look [default: auto]")] = None,
@@ -55,6 +58,7 @@ def serve(  # noqa: PLR0913 - the options of the command
         "state_dir": state_dir,
         "cache_dir": cache_dir,
         "drain_timeout_s": drain_timeout_s,
+        "max_workers": max_workers,
     }
     settings = local.read_settings(config, flags)
     configure_logging(log_format=settings.serve.log_format, level=settings.serve.log_level.value)

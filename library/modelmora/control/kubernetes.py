@@ -1,4 +1,4 @@
-"""The control in a cluster: deployments, routes and workers are watched there, the router's demand is a Lease.
+"""The control in a cluster: deployments, routes and workers are watched there, what the router says is a Lease.
 
 Needs the package kubernetes, which comes with the extra [router].
 """
@@ -11,12 +11,12 @@ from typing import Any, Final, Generic, TypeVar
 
 import structlog
 
-from modelmora.control import Demands, Deployments, Key, Routes, Worker, Workers
+from modelmora.control import Demands, Deployments, Key, Routes, Trips, Worker, Workers
 from modelmora.control.leases import MANAGER, RENEW_S, Holder, owned_lease
 from modelmora.errors import InvalidManifest, ServerUnavailable
 from modelmora.kube import names
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, ROUTES, Kube, KubeError, Object
-from modelmora.kube.following import Name, State, follow_all
+from modelmora.kube.following import Name, Sight, State, follow_all
 from modelmora.spec import ModelDeployment, ModelRoute
 
 _SELECTOR: Final = f"{names.COMPONENT}={names.WORKER}"
@@ -37,15 +37,21 @@ class KubernetesControl:
         self._kube = kube
         self._holder = holder
         self._namespaces = namespaces
+        self._sight = Sight()
         self._wanted: Demands = {}
+        self._tripped: Trips = {}
         self._said = asyncio.Event()  # a demand; before it nothing is renewed
         self._writing = asyncio.Lock()  # one write at a time, so that none is overtaken by an older one
         self._written_at = 0.0
 
     async def watch_deployments(self) -> AsyncIterator[Deployments]:
         reader = deployment_reader()
-        async for state in follow_all(self._kube, DEPLOYMENTS, self._namespaces):
+        async for state in follow_all(self._kube, DEPLOYMENTS, self._namespaces, sight=self._sight):
             yield reader.read(state)
+
+    def blind(self, namespace: str) -> str:
+        trouble = self._sight.troubles.get(namespace) or self._sight.troubles.get(None)
+        return str(trouble or "")
 
     async def watch_routes(self) -> AsyncIterator[Routes]:
         reader = route_reader()
@@ -64,6 +70,11 @@ class KubernetesControl:
         self._wanted = dict(demands)
         self._said.set()
         await self._write()
+
+    async def publish_trips(self, trips: Trips) -> None:
+        self._tripped = dict(trips)
+        if self._said.is_set():  # before, it would be said that no model is wanted; so it goes with the first demand
+            await self._write()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -103,7 +114,7 @@ class KubernetesControl:
 
     async def _write(self) -> None:
         async with self._writing:
-            body = owned_lease(self._holder, self._wanted, time.time())
+            body = owned_lease(self._holder, self._wanted, time.time(), self._tripped)
             try:
                 async with asyncio.timeout(_WRITE_S):
                     await self._kube.apply(LEASES, self._holder.namespace, self._holder.name, body, manager=MANAGER)
@@ -122,7 +133,7 @@ class KubernetesControl:
 
 
 def _not_stored(why: str, remedy: str) -> ServerUnavailable:
-    return ServerUnavailable(f"the demand could not be stored: {why}", remedy=remedy)
+    return ServerUnavailable(f"the lease could not be stored: {why}", remedy=remedy)
 
 
 def _remedy(error: KubeError) -> str:
@@ -204,4 +215,11 @@ def _worker(name: Name, pod: Mapping[str, Any]) -> Worker | None:
         address=f"{host}:{names.CALL_PORT}",
         health_address=f"{host}:{names.HEALTH_PORT}",
         terminating=bool(metadata.get("deletionTimestamp")),
+        deployment_uid=_owner_uid(metadata),
     )
+
+
+def _owner_uid(metadata: Mapping[str, Any]) -> str:
+    references: Sequence[Mapping[str, Any]] = metadata.get("ownerReferences") or ()
+    owners = (one for one in references if one.get("kind") == DEPLOYMENTS.kind and one.get("controller"))
+    return next((str(owner.get("uid") or "") for owner in owners), "")

@@ -6,6 +6,7 @@ A task a namespace lists and watches; whoever reads gets the newest state, once 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import structlog
@@ -23,6 +24,19 @@ _LIST_AGAIN_S: Final = 300.0  # a list tells what no event told; none should be 
 _GONE_AFTER_S: Final = 15.0
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass
+class Sight:
+    """How well a kind is seen, by namespace; None: all together. Written by `follow_all`; times are monotonic."""
+
+    heard_at: dict[str | None, float] = field(default_factory=dict)
+    troubles: dict[str | None, KubeError | ServerUnavailable] = field(default_factory=dict)  # that last
+
+    def seen(self, namespace: str | None) -> None:
+        """The API server has answered, and the state stands."""
+        self.heard_at[namespace] = time.monotonic()
+        self.troubles.pop(namespace, None)
 
 
 async def follow(
@@ -45,17 +59,20 @@ async def follow_all(
     selector: str = "",
     gone_after_s: float = _GONE_AFTER_S,
     optional: bool = False,
+    sight: Sight | None = None,
 ) -> AsyncIterator[State]:
     """As `follow`, of several namespaces together, or of all; first when every one of them is known.
 
     A namespace that may not be looked into for so long counts as gone, with what is in it, until it may be again.
     Of an `optional` kind there are none where the API server does not know it: at the start at once, later after as
     long, since a server that has just started may not know it for a moment.
+    `sight` tells whether the state that stands may be an old one.
     """
     changed = asyncio.Event()
     places: Sequence[str | None] = namespaces or (None,)
     followers = [
-        _Follower(kube, resource, place, selector, changed, gone_after_s, optional=optional) for place in places
+        _Follower(kube, resource, place, selector, changed, gone_after_s, optional=optional, sight=sight)
+        for place in places
     ]
     tasks = [asyncio.create_task(one.run(), name=f"{resource.plural} of {one.where}") for one in followers]
     for task in tasks:
@@ -88,6 +105,7 @@ class _Follower:
         gone_after_s: float,
         *,
         optional: bool = False,
+        sight: Sight | None = None,
     ) -> None:
         self._kube = kube
         self._resource = resource
@@ -96,6 +114,8 @@ class _Follower:
         self._changed = changed
         self._gone_after_s = gone_after_s
         self._optional = optional
+        self._sight = sight or Sight()
+        self._sight.heard_at[namespace] = time.monotonic()
         self._forbidden_since: float | None = None
         self._unknown_since: float | None = None
         self._version = ""  # of the state; empty: list anew
@@ -124,7 +144,8 @@ class _Follower:
 
     async def _follow(self) -> None:
         """One watch from its beginning to its end, after a list where one is needed."""
-        if not self._version or time.monotonic() - self._listed_at > _LIST_AGAIN_S:
+        # After a failure too: a new watch says nothing until something changes, so not whether there is one again.
+        if not self._version or self._complaint or time.monotonic() - self._listed_at > _LIST_AGAIN_S:
             await self._list()
         watch = self._kube.watch(
             self._resource, self._namespace, selector=self._selector, resource_version=self._version
@@ -156,6 +177,7 @@ class _Follower:
             self._version = ""  # what it refused may be this version; a list is always allowed
             if error.status == GONE:
                 return
+        self._sight.troubles[self._namespace] = error
         forbidden = isinstance(error, KubeError) and error.status == FORBIDDEN
         self._count_as_gone(forbidden=forbidden)
         self._count_as_unknown(unknown=isinstance(error, KubeError) and error.status == NOT_FOUND)
@@ -182,15 +204,17 @@ class _Follower:
             return
         now = time.monotonic()
         self._unknown_since = self._unknown_since or now
-        if not self.known or now - self._unknown_since >= self._gone_after_s:
+        if not self.state or now - self._unknown_since >= self._gone_after_s:
             self._there_is_nothing()
 
     def _there_is_nothing(self) -> None:
+        self._sight.seen(self._namespace)
         if self.state or not self.known:
             self.state, self.known = {}, True
             self._changed.set()
 
     def _well(self) -> None:
+        self._sight.seen(self._namespace)
         if self._complaint:
             self._complaint = ""
             log.info("follows again", resource=self._resource.plural, where=self.where, objects=len(self.state))

@@ -15,6 +15,7 @@ SPEC_HASH: Final = f"{API_GROUP}/spec-hash"  # label: of the spec that a worker 
 MODEL: Final = f"{API_GROUP}/model"  # annotation, for people: id@version
 WORKER_SETTINGS: Final = f"{API_GROUP}/worker-settings"  # annotation: JSON, mounted into the worker
 DEMAND: Final = f"{API_GROUP}/demand"  # annotation of a router's Lease: JSON
+TRIPS: Final = f"{API_GROUP}/trips"  # another: the backends that it rolled back, while there are some to tell of
 
 WORKER_CONTAINER: Final = "worker"
 CALL_PORT: Final = 9100  # WorkerService

@@ -31,8 +31,8 @@ from modelmora.spec.parts import (
     Scaling,
     SharedMemory,
 )
-from modelmora.spec.route import ModelRoute, ModelRouteStatus
-from modelmora.spec.route_spec import Backend, Mirror, ModelRouteSpec
+from modelmora.spec.route import ModelRoute, ModelRouteStatus, RolledBack
+from modelmora.spec.route_spec import Backend, Mirror, ModelRouteSpec, Rollback
 from modelmora.spec.schema import API_GROUP, API_VERSION, quantity_value
 from modelmora.spec.status import (
     ArtifactStatus,
@@ -87,6 +87,8 @@ __all__ = [
     "Queue",
     "RateLimit",
     "Resources",
+    "Rollback",
+    "RolledBack",
     "Rollout",
     "Runtime",
     "RuntimeFile",

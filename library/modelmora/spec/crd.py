@@ -45,6 +45,7 @@ _LIST_KEYS = {
     "spec.sidecars": "name",
     "spec.backends": "name",
     "status.backends": "name",
+    "status.rolledBack": "name",
     "status.conditions": "type",
 }
 _READY = '.status.conditions[?(@.type=="Ready")]'

@@ -1,7 +1,8 @@
 """What a ModelRoute comes to with the deployments that there are: pure, and the same for operator and router.
 
 A backend that cannot answer has the effective weight 0: the others share its requests by their weights. Whether it can
-is what its status says; a model at zero can, since a request wakes it.
+is what its status says; a model at zero can, since a request wakes it. One that was rolled back has the weight 0 until
+the route is edited.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,7 +12,7 @@ from enum import StrEnum
 from typing import Final, TypeVar
 
 from modelmora.spec.deployment import ModelDeployment
-from modelmora.spec.route import ModelRoute
+from modelmora.spec.route import ModelRoute, RolledBack
 from modelmora.spec.status import ModelState
 
 _LATEST: Final = datetime.max.replace(tzinfo=UTC)
@@ -25,13 +26,14 @@ class Defect(StrEnum):
     MISSING = "BackendMissing"
     WRONG_MODEL = "WrongModel"
     DUPLICATE = "DuplicateVersion"
+    ROLLED_BACK = "RolledBack"
     SUSPENDED = "Suspended"
     FAILED = "FailedToLoad"
 
     @property
     def lasting(self) -> bool:
         """Only an edit heals it."""
-        return self in {Defect.MISSING, Defect.WRONG_MODEL, Defect.DUPLICATE}
+        return self in {Defect.MISSING, Defect.WRONG_MODEL, Defect.DUPLICATE, Defect.ROLLED_BACK}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class _Look:
         if name in self.duplicates:
             words = f"an older deployment serves {deployment.model_id}@{deployment.version} in place of {name!r}"
             return Arm(name, weight, None, Defect.DUPLICATE, f"{words}: name that one")
+        if model_id and (fallen := self.route.rolled_back.get(name)):
+            return Arm(name, weight, deployment, Defect.ROLLED_BACK, rollback_words(fallen))
         return _told(name, weight, deployment)
 
 
@@ -132,6 +136,11 @@ def _told(name: str, weight: int, deployment: ModelDeployment) -> Arm:
     if has_failed(deployment):
         return Arm(name, weight, deployment, Defect.FAILED, _failure(deployment))
     return Arm(name, weight, deployment)
+
+
+def rollback_words(of: RolledBack) -> str:
+    """What a person is told of a backend that was rolled back."""
+    return f"canary {of.name}: {of.message}: it gets none until the route is edited"
 
 
 def has_failed(deployment: ModelDeployment) -> bool:

@@ -29,6 +29,21 @@ class Mirror(Part):
     """How many of the requests are copied."""
 
 
+class Rollback(Part):
+    """When a backend gets no more requests until the route is edited: too many of those that it got have failed.
+
+    Each router judges by the requests that it sent itself, and one that rolls a backend back tells the others. What a
+    caller did wrong or gave up, and what was refused under load, counts neither as answered nor as failed.
+    """
+
+    error_percent: Annotated[int, Field(ge=1, le=100)]
+    """Of its requests at least so many percent failed: in the engine, with the worker, or since it did not load."""
+    min_requests: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """Of at least so many requests: fewer prove nothing."""
+    window_seconds: Annotated[int, Field(ge=1, le=3600)] = 60
+    """Of those that ended in the last so many seconds, by one router."""
+
+
 class ModelRouteSpec(Part):
     """Who answers for a model id."""
 
@@ -40,6 +55,16 @@ class ModelRouteSpec(Part):
     """A deployment that gets copies."""
     sticky_header: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9-]+$")] | None = None
     """Requests with the same value of this header go to the same backend."""
+    rollback: Rollback | None = None
+    """When a backend gets nothing more; without it, never. That with the largest weight, the first of equals, never."""
+
+    @property
+    def at_risk(self) -> frozenset[str]:
+        """The names of the backends that may be rolled back: all but the main one, if any may."""
+        if self.rollback is None:
+            return frozenset()
+        main = max(self.backends, key=lambda backend: backend.weight)  # of equal ones the first
+        return frozenset(backend.name for backend in self.backends if backend is not main)
 
 
 ROUTE_RULES: tuple[Rule[ModelRouteSpec], ...] = (
@@ -65,5 +90,13 @@ ROUTE_RULES: tuple[Rule[ModelRouteSpec], ...] = (
         message="is there twice",
         remedy="add up the weights",
         broken=lambda spec: repeated("spec.backends", "name", (backend.name for backend in spec.backends)),
+    ),
+    Rule(
+        at="spec",
+        field="rollback",
+        message="needs a second backend, since the main one is never rolled back",
+        remedy="add the backend that is to be tried to spec.backends, or remove spec.rollback",
+        broken=lambda spec: spec.rollback is not None and len(spec.backends) == 1,
+        cel="!has(self.rollback) || size(self.backends) > 1",
     ),
 )

@@ -76,36 +76,18 @@ Global___Batch: _TypeAlias = Batch  # noqa: Y015
 class BatchEntry(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    @_typing.final
-    class InputEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        @_builtins.property
-        def value(self) -> _types_pb2.Value: ...
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _types_pb2.Value | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
     ENTRY_ID_FIELD_NUMBER: _builtins.int
-    INPUT_FIELD_NUMBER: _builtins.int
-    PARAMETERS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     ALONE_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     """Unique within the stream."""
+    request: _builtins.bytes
+    """An InferenceRequest, of which input and parameters count here. As bytes, so that the router hands on what it
+    received, tensors and all, without writing it anew, and so that one that cannot be read fails alone.
+    """
     request_id: _builtins.str
     """For the log."""
     priority: _types_pb2.Priority.ValueType
@@ -114,24 +96,19 @@ class BatchEntry(_message.Message):
     """W3C trace context of the caller; empty without one."""
     alone: _builtins.bool
     """Goes through the engine in a batch of its own: a worker ended while it had this entry, perhaps because of it."""
-    @_builtins.property
-    def input(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Value]: ...
-    @_builtins.property
-    def parameters(self) -> _struct_pb2.Struct: ...
     def __init__(
         self,
         *,
         entry_id: _builtins.int = ...,
-        input: _abc.Mapping[_builtins.str, _types_pb2.Value] | None = ...,
-        parameters: _struct_pb2.Struct | None = ...,
+        request: _builtins.bytes = ...,
         request_id: _builtins.str = ...,
         priority: _types_pb2.Priority.ValueType = ...,
         traceparent: _builtins.str = ...,
         alone: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "entry_id", b"entry_id", "input", b"input", "parameters", b"parameters", "priority", b"priority", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alone", b"alone", "entry_id", b"entry_id", "priority", b"priority", "request", b"request", "request_id", b"request_id", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -212,10 +189,10 @@ class EntryResult(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     INFERENCE_MS_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
+    output: _builtins.bytes
+    """An InferenceResponse with nothing but its output: the router adds the rest behind these bytes."""
     inference_ms: _builtins.float
     """In the engine, with its whole batch; 0: it never got there, so that nothing is done twice if it is sent again."""
-    @_builtins.property
-    def output(self) -> Global___Output: ...
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Details as in any other error of ours."""
@@ -224,7 +201,7 @@ class EntryResult(_message.Message):
         self,
         *,
         entry_id: _builtins.int = ...,
-        output: Global___Output | None = ...,
+        output: _builtins.bytes = ...,
         error: _status_pb2.Status | None = ...,
         inference_ms: _builtins.float = ...,
     ) -> None: ...
@@ -237,47 +214,6 @@ class EntryResult(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___EntryResult: _TypeAlias = EntryResult  # noqa: Y015
-
-@_typing.final
-class Output(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    @_typing.final
-    class ValuesEntry(_message.Message):
-        DESCRIPTOR: _descriptor.Descriptor
-
-        KEY_FIELD_NUMBER: _builtins.int
-        VALUE_FIELD_NUMBER: _builtins.int
-        key: _builtins.str
-        @_builtins.property
-        def value(self) -> _types_pb2.Value: ...
-        def __init__(
-            self,
-            *,
-            key: _builtins.str = ...,
-            value: _types_pb2.Value | None = ...,
-        ) -> None: ...
-        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
-        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
-        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-        def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-    VALUES_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def values(self) -> _containers.MessageMap[_builtins.str, _types_pb2.Value]: ...
-    def __init__(
-        self,
-        *,
-        values: _abc.Mapping[_builtins.str, _types_pb2.Value] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Output: _TypeAlias = Output  # noqa: Y015
 
 @_typing.final
 class StatusRequest(_message.Message):

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from modelmora.control import Demand, Demands, Key
+
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,32 @@ class AskedLoads:
         self._known.pop(key, None)
 
 
+class Waits:
+    """Since when requests wait for a worker, on our own clock; otherwise as `AskedLoads`.
+
+    A wait goes on for as long as any router says so.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[Key, float] = {}
+
+    def on_our_clock(self, key: Key, demand: Demand | None, now: float) -> Demand | None:
+        """The same, with the time at which it was seen first that somebody waits."""
+        said, known = demand.waiting_since if demand else 0.0, self._since.get(key)
+        begun = now if known is not None else min(said, now)
+        self._since[key] = since = (known or begun) if said else 0.0
+        return replace(demand, waiting_since=since) if demand else None
+
+    def forget(self, key: Key) -> None:
+        """The deployment is gone."""
+        self._since.pop(key, None)
+
+
 def together(demands: Iterable[Demands]) -> Demands:
-    """Loads add up; the last use and the last explicit load are the latest of any router."""
+    """Loads add up; the last use and the last explicit load are the latest of any router.
+
+    The urgency is that of the most urgent request, the wait that of the one that waits longest.
+    """
     total: dict[Key, Demand] = {}
     for one in demands:
         for key, demand in one.items():
@@ -46,7 +73,7 @@ def together(demands: Iterable[Demands]) -> Demands:
 
 
 def moved(before: Demands, now: Demands) -> list[Key]:
-    """The keys whose load changed, or of which one was asked for; only the router looks at the last use."""
+    """The keys of which more than the last use changed: only the router looks at that."""
     return [key for key in before.keys() | now.keys() if _wanted(before, key) != _wanted(now, key)]
 
 
@@ -55,9 +82,18 @@ def _sum(one: Demand, other: Demand) -> Demand:
         one.load + other.load,
         max(one.last_used_at, other.last_used_at),
         max(one.load_asked_at, other.load_asked_at),
+        _least(one.urgency, other.urgency),
+        _least(one.waiting_since, other.waiting_since),
     )
 
 
-def _wanted(demands: Demands, key: Key) -> tuple[float, float] | None:
+def _least(one: N, other: N) -> N:
+    """Of those that are not 0, which says that there is nothing."""
+    return min(one or other, other or one)
+
+
+def _wanted(demands: Demands, key: Key) -> tuple[float, float, int, bool] | None:
     demand = demands.get(key)
-    return (demand.load, demand.load_asked_at) if demand is not None else None
+    if demand is None:
+        return None
+    return demand.load, demand.load_asked_at, demand.urgency, demand.waiting_since > 0

@@ -14,14 +14,14 @@ from typing import Any
 
 import structlog
 
-from modelmora.control import Key
+from modelmora.control import Demand, Key
 from modelmora.kube.api import CONFLICT, DEPLOYMENTS, NOT_FOUND, PODS, KubeError
 from modelmora.kube.following import Name, name_of
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus
 from modelmora_operator import failures
 from modelmora_operator.backends import pod_status, refusals, stored_deployments
 from modelmora_operator.backends.announcements import Announcements
-from modelmora_operator.backends.demands import AskedLoads
+from modelmora_operator.backends.demands import AskedLoads, Waits
 from modelmora_operator.backends.failure_memory import FailureMemory
 from modelmora_operator.backends.past_failures import told_before
 from modelmora_operator.backends.pod_status import Sight
@@ -62,6 +62,7 @@ class KubernetesCluster:
         self._upgrades = Upgrades(options)
         self._failures = FailureMemory(chance)
         self._asked = AskedLoads()
+        self._waits = Waits()
         self._seen: dict[Name, ObservedWorker] = {}
         self._buried: dict[Name, str] = {}  # uids of pods whose end has been counted
         self._remembered: set[Key] = set()  # whose status has been read for a failure before our time
@@ -100,6 +101,7 @@ class KubernetesCluster:
         if deployment is None and not self.view.pods_of(key):
             self._failures.forget(key)
             self._asked.forget(key)
+            self._waits.forget(key)
             self._remembered.discard(key)
             return None
         recheck_after_s = await self._bury(key, deployment)
@@ -108,7 +110,7 @@ class KubernetesCluster:
             key=key,
             deployment=deployment,
             workers=tuple(self._with_turn(key, sight.worker, deployment) for sight in sights),
-            demand=self._asked.on_our_clock(key, self.view.demands.get(key), self._clock()),
+            demand=self._demand(key),
             routers_alive=self.view.routers.alive,
             failure=self._failure(key, deployment, sights) if deployment else None,
             twins=self.view.twins_of(key, deployment) if deployment else (),
@@ -144,6 +146,10 @@ class KubernetesCluster:
                 self._announcements.announce(deployment, said)
 
     # -------------------------------------------------------------------------------------------- what is seen
+
+    def _demand(self, key: Key) -> Demand | None:
+        now = self._clock()
+        return self._waits.on_our_clock(key, self._asked.on_our_clock(key, self.view.demands.get(key), now), now)
 
     def _sight(self, one: Pod, deployment: ModelDeployment | None) -> Sight:
         name = name_of(dict(one))

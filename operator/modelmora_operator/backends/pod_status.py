@@ -49,6 +49,7 @@ def seen(
         phase=Phase.FAILED if failure else _phase(pod),
         failure=failure,
         failed_at=_held_since(pod, failure),
+        serving_since=served_since(pod),
         no_room=pod_failures.lacks_room(pod),
         artifact=known.artifact if known else None,
         memory_bytes=known.memory_bytes if known else 0,

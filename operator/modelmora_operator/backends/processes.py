@@ -88,6 +88,8 @@ class ProcessCluster:
             if old != new:
                 related = [*(_of(old, twins_before) if old else []), *(_of(new, self._twins) if new else [])]
                 self._mark(key, *related)
+            if old and new and old.metadata.uid != new.metadata.uid:
+                self._stop_former(key)
         self._failures.keep_only(self._deployments.keys())
         self._publish_deployments()
 
@@ -123,7 +125,7 @@ class ProcessCluster:
         )
 
     async def start(self, worker: WorkerSpec) -> bool:
-        if worker.worker_id in self._processes.get(worker.key, {}):
+        if worker.worker_id in self._processes.get(worker.key, {}) or self._is_former(worker):
             return False
         if self._tasks is None:
             raise RuntimeError("workers live only inside `running`")
@@ -139,6 +141,15 @@ class ProcessCluster:
         self._tasks.create_task(self._own(process), name=f"worker-{worker.worker_id}")
         self._mark(worker.key)  # that it exists is news, even before it can be heard
         return True
+
+    def _is_former(self, worker: WorkerSpec) -> bool:
+        now = self._deployments.get(worker.key)
+        return now is not None and now.metadata.uid != worker.deployment.metadata.uid
+
+    def _stop_former(self, key: Key) -> None:
+        """Those of a deployment that was deleted go with it, also where another has come to have its name."""
+        for process in self._processes.get(key, {}).values():
+            process.ask_to_stop()
 
     async def stop(self, key: Key, worker_id: str) -> None:
         if process := self._processes.get(key, {}).get(worker_id):
@@ -247,6 +258,7 @@ def _published(process: WorkerProcess) -> Worker:
         address=observed.address,
         health_address=observed.address,
         terminating=observed.terminating,
+        deployment_uid=process.spec.deployment.metadata.uid,
     )
 
 

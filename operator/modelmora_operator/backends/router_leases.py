@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from modelmora.control import Demands
-from modelmora.control.leases import DURATION_S, demands_of
+from modelmora.control import Demands, Trips
+from modelmora.control.leases import DURATION_S, demands_of, trips_of
+from modelmora.control.trips import together
 from modelmora_operator.backends import demands
 from modelmora_operator.backends.versions import version_of
 
@@ -30,6 +31,7 @@ class Sighting:
     annotations: Mapping[str, str] = field(default_factory=dict)
     dead: bool = False
     version: int = 0
+    trips: Trips = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,11 @@ class Routers:
     def demands(self) -> Demands:
         """What the living want together."""
         return demands.together(sighting.demands for sighting in self.sightings.values() if not sighting.dead)
+
+    @property
+    def trips(self) -> Trips:
+        """What the living rolled back, as long as the status of the routes does not say it."""
+        return together(sighting.trips for sighting in self.sightings.values() if not sighting.dead)
 
 
 def read(before: Routers, leases: Mapping[str, Lease], now: float, version: int = 0) -> Routers:
@@ -87,9 +94,10 @@ def _seen(before: Sighting | None, lease: Lease, now: float) -> Sighting:
     annotations = lease["metadata"].get("annotations") or {}
     same = before is not None and before.annotations == annotations
     said = before.demands if before is not None and same else demands_of(lease)
+    trips = before.trips if before is not None and same else trips_of(lease)
     if before is None or before.renewed != renewed:
-        return Sighting(renewed, now, said, annotations, version=version)
-    return replace(before, demands=said, annotations=annotations, version=version)
+        return Sighting(renewed, now, said, annotations, version=version, trips=trips)
+    return replace(before, demands=said, annotations=annotations, version=version, trips=trips)
 
 
 def _duration_s(lease: Lease) -> float:

@@ -1,7 +1,8 @@
 """The routes of a cluster: followed, and told what comes of them in their status.
 
-A route has no workers, so it needs none of the operator's queue: whenever a route or a deployment changes, the status
-of all routes is derived anew, and those that say something new are written, one after the other.
+A route has no workers, so it needs none of the operator's queue: whenever a route or a deployment changes, or a router
+rolls something back, the status of all routes is derived anew, and those that say something new are written, one after
+the other.
 """
 
 import asyncio
@@ -15,12 +16,16 @@ from modelmora.control import Key
 from modelmora.control.kubernetes import route_reader
 from modelmora.errors import ServerUnavailable
 from modelmora.kube.api import CONFLICT, NOT_FOUND, ROUTES, Kube, KubeError, Object
-from modelmora.kube.following import State, follow_all
+from modelmora.kube.following import Sight, State, follow_all
 from modelmora.spec import ModelDeployment, ModelRoute, ModelRouteStatus
+from modelmora.spec.route_effect import rollback_words
+from modelmora_operator.backends.announcements import Announcements
+from modelmora_operator.backends.lists import Reading, problem_of
 from modelmora_operator.backends.versions import version_of
 from modelmora_operator.backends.view import ClusterView
 from modelmora_operator.backends.writes import Writes
-from modelmora_operator.routes import statuses
+from modelmora_operator.news import WARNING, News
+from modelmora_operator.routes import ROLLED_BACK, statuses
 
 _TOGETHER_S: Final = 0.1  # changes come in crowds: at the start, and when a model wakes
 _AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0, 15.0)
@@ -39,32 +44,52 @@ class RouteStatuses:
         view: ClusterView,
         namespaces: Sequence[str] = (),
         *,
+        announcements: Announcements,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._kube = kube
         self._writes = writes
+        self._announcements = announcements
         self._view = view
         self._namespaces = namespaces
         self._clock = clock
         self._state: State = {}
+        self._sight = Sight()
         self._answers: dict[Key, Object] = {}  # to our own writes: a watch may be late
         self._reader = route_reader()
         self._changed = asyncio.Event()
+
+    @property
+    def reading(self) -> Reading:
+        """How the routes are seen; as of the namespace that was heard of last."""
+        found = Reading(ROUTES, min(self._sight.heard_at.values(), default=None))
+        for trouble in self._sight.troubles.values():
+            if isinstance(trouble, KubeError):
+                found.problem = problem_of(ROUTES, trouble)
+            else:
+                found.unreachable_since = found.read_at
+        return found
 
     async def run(self) -> None:
         await self._view.synced.wait()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="routes")
             tasks.create_task(self._follow_deployments(), name="deployments of routes")
+            tasks.create_task(self._follow_trips(), name="trips of routers")
             tasks.create_task(self._write_again(), name="status of routes")
 
     async def _follow(self) -> None:
-        async for state in follow_all(self._kube, ROUTES, self._namespaces, optional=True):
+        sight = self._sight
+        async for state in follow_all(self._kube, ROUTES, self._namespaces, optional=True, sight=sight):
             self._state = state
             self._changed.set()
 
     async def _follow_deployments(self) -> None:
         async for _ in self._view.deployment_changes.watch():
+            self._changed.set()
+
+    async def _follow_trips(self) -> None:
+        async for _ in self._view.trips.watch():
             self._changed.set()
 
     async def _write_again(self) -> None:
@@ -83,7 +108,7 @@ class RouteStatuses:
     async def write(self) -> bool:
         """Writes every status that says something new; False: one could not be written."""
         routes = self._routes()
-        found = statuses(routes, self._deployments(), self._clock())
+        found = statuses(routes, self._deployments(), self._view.trips.value or {}, self._clock())
         news = [(routes[key], status) for key, status in found.items() if status != routes[key].status]
         return all([await self._write(route, status) for route, status in news])
 
@@ -120,7 +145,13 @@ class RouteStatuses:
             log.warning("the status of a route was not written", route=metadata.name, why=str(error))
             return False
         self._answers[Key(metadata.namespace, metadata.name)] = answer
+        self._announce(route, status)
         return True
+
+    def _announce(self, before: ModelRoute, now: ModelRouteStatus) -> None:
+        for one in now.rolled_back:
+            if one not in before.status.rolled_back:
+                self._announcements.announce(before, News(WARNING, ROLLED_BACK, rollback_words(one)))
 
 
 def _lives(route: ModelRoute) -> bool:

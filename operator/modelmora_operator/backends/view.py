@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
-from modelmora.control import Demands, Key
+from modelmora.control import Demands, Key, Trips
 from modelmora.kube import names
 from modelmora.kube.api import DEPLOYMENTS, LEASES, PODS, Listed, Resource
 from modelmora.kube.following import Name, name_of
@@ -32,6 +32,7 @@ class ClusterView:
         self.pods: Store[Pod] = Store(lambda pod: pod, self._pod_changed)
         self.routers = Routers()
         self.demands: Demands = {}
+        self.trips: Cell[Trips] = Cell()  # what routers rolled back
         self.deployment_changes: Cell[int] = Cell()  # how many there have been
         self.synced = asyncio.Event()  # all of it has been listed once
         self._told_pod_changed = pod_changed
@@ -136,6 +137,7 @@ class ClusterView:
         """After the Leases were read or heard of."""
         before, was_alive = self.demands, self.routers.alive
         self.routers, self.demands = routers, routers.demands
+        self.trips.set(routers.trips)
         if routers.alive != was_alive:
             self.mark(*self.known_keys())
         else:

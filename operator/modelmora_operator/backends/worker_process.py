@@ -171,6 +171,7 @@ class WorkerProcess:
         if observed.phase is Phase.SERVING and self._served_since is None:
             self._served_since = self._clock()
             self._settled.set()
+            observed = replace(observed, serving_since=self._served_since)
             self._log.info("worker serves", seconds=observed.phase_seconds)
         if observed.phase is Phase.FAILED:
             self._settled.set()

@@ -4,17 +4,18 @@ Large ones are read by the parser in a thread, so that all others go on meanwhil
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from fastapi import Request
-from google.protobuf.struct_pb2 import Struct
 from starlette.requests import ClientDisconnect
 
 from modelmora.errors import MalformedRequest, PayloadTooLarge, RequestCancelled
 from modelmora.spec import Priority
-from modelmora.v1.types_pb2 import Value
+from modelmora.v1.types_pb2 import InferenceRequest
+from modelmora_router import admission
+from modelmora_router.calls import Payload
 from modelmora_router.edges import schemas
 from modelmora_router.held_bytes import Holding
 from modelmora_router.settings import RouterSettings
@@ -28,25 +29,23 @@ LARGE_BYTES: Final = 256 * 1024  # takes a millisecond or more to parse
 class Body:
     """What a body says."""
 
-    input: Mapping[str, Value]
-    parameters: Struct | None
+    payload: Payload
     priority: Priority | None
     timeout_s: float | None
-    size_bytes: int
 
 
 async def received(request: Request, settings: RouterSettings, room: Callable[[int], Holding]) -> Body:
-    """The body of the request, for which `room` is held until it has been parsed.
+    """The body of the request; for what of it has come, `room` is held until it has been parsed.
 
     Raises:
         MemoryFull: there is no room.
         PayloadTooLarge: it has too many bytes; one that says so itself is not even read.
-        MalformedRequest, InvalidRequest: it is none, or did not come in time.
+        MalformedRequest, InvalidRequest: it is none, its length is none, or it did not come in time.
         RequestCancelled: the client hung up before it was complete.
     """
-    stated = _stated_length(request, settings.max_request_bytes)
-    with room(stated) as holding:
-        data = await _read(request, settings, holding, stated)
+    _refuse_stated(request.headers.get("content-length"), settings.max_request_bytes)
+    with room(0) as holding:  # what is only promised takes no room from those who send
+        data = await _read(request, settings, holding)
         return await off_loop(len(data), lambda: _parsed(data, settings))
 
 
@@ -55,18 +54,22 @@ async def off_loop(size_bytes: int, work: Callable[[], R]) -> R:
     return work() if size_bytes <= LARGE_BYTES else await asyncio.to_thread(work)
 
 
-def _stated_length(request: Request, limit: int) -> int:
-    length = request.headers.get("content-length", "")
-    stated = int(length) if length.isdigit() else 0
-    if stated > limit:
+def _refuse_stated(length: str | None, limit: int) -> None:
+    if length is None:
+        return
+    if not (length.isascii() and length.isdigit()):
+        raise MalformedRequest(
+            f"Content-Length is {length[:80]!a}", field="content-length", remedy="give the number of bytes of the body"
+        )
+    digits = length.lstrip("0")
+    if len(digits) > len(str(limit)) or int(digits or "0") > limit:  # int reads only so many digits
         raise _too_large(limit)
-    return stated
 
 
-async def _read(request: Request, settings: RouterSettings, holding: Holding, stated: int) -> bytes:
+async def _read(request: Request, settings: RouterSettings, holding: Holding) -> bytes:
     try:
         async with asyncio.timeout(settings.body_timeout_s):
-            return await _bounded(request, settings.max_request_bytes, holding, stated)
+            return await _bounded(request, settings.max_request_bytes, holding)
     except ClientDisconnect:
         raise RequestCancelled("the client hung up before its request was complete") from None
     except TimeoutError:
@@ -75,39 +78,37 @@ async def _read(request: Request, settings: RouterSettings, holding: Holding, st
         ) from None
 
 
-async def _bounded(request: Request, limit: int, holding: Holding, held: int) -> bytes:
+async def _bounded(request: Request, limit: int, holding: Holding) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
+        if len(body) + len(chunk) > limit:
             raise _too_large(limit)
-        if len(body) > held:  # of a body that did not say how long it is
-            holding.grow(len(body) - held)
-            held = len(body)
+        holding.grow(len(chunk))
+        body += chunk
     return bytes(body)
 
 
 def _parsed(data: bytes, settings: RouterSettings) -> Body:
     body = schemas.inference_body(data)
     return Body(
-        input=_values(body, settings.max_request_bytes),
-        parameters=schemas.parameters_struct(body.parameters),
+        payload=_payload(body, settings.max_request_bytes),
         priority=schemas.priority_of(body.priority),
         timeout_s=body.timeout_seconds,
-        size_bytes=len(data),
     )
 
 
-def _values(body: schemas.InferenceBody, limit: int) -> Mapping[str, Value]:
-    values = schemas.input_values(body.input)
+def _payload(body: schemas.InferenceBody, limit: int) -> Payload:
+    values, parameters = schemas.input_values(body.input), schemas.parameters_struct(body.parameters)
+    admission.check_parameters(parameters)  # what is nested too deep no message can hold
+    payload = Payload.of(InferenceRequest(input=values, parameters=parameters))
     # Numbers are larger as a tensor than as JSON; a worker takes no more than gRPC callers may send.
-    if sum(value.ByteSize() for value in values.values()) > limit:
+    if payload.size_bytes > limit:
         raise PayloadTooLarge(
             f"the inputs have more than {limit} bytes as tensors",
             field="input",
             remedy="send less in one request, or raise the setting max_request_bytes",
         )
-    return values
+    return payload
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

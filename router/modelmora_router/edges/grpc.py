@@ -14,10 +14,10 @@ from modelmora.v1 import (
     management_pb2_grpc,
     registry_pb2,
     registry_pb2_grpc,
-    types_pb2,
 )
+from modelmora_router.calls import Payload, unreadable
 from modelmora_router.dataplane import DataPlane
-from modelmora_router.edges.grpc_calls import Caller, Context, Received, parsed, response_of, unreadable
+from modelmora_router.edges.grpc_calls import Caller, Context, parsed, response_of
 from modelmora_router.edges.streams import Conversation
 from modelmora_router.edges.views import model_message, system_message
 from modelmora_router.settings import RouterSettings
@@ -45,36 +45,37 @@ class InferenceEdge(_Edge):
     """InferenceService. Its methods take what was received, not only the message."""
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The methods, by hand: the generated ones know no sizes."""
-        response, job = types_pb2.InferenceResponse.SerializeToString, inference_pb2.JobReference.SerializeToString
+        """The methods, by hand: the bytes that come are handed on, and those that go are there already."""
+        job = inference_pb2.JobReference.SerializeToString
         methods = {
-            "Infer": grpc.unary_unary_rpc_method_handler(self.infer, Received.read, response),
-            "InferAsync": grpc.unary_unary_rpc_method_handler(self.infer_async, Received.read, job),
-            "InferStream": grpc.stream_stream_rpc_method_handler(self.infer_stream, Received.read, None),
+            "Infer": grpc.unary_unary_rpc_method_handler(self.infer, Payload.read, None),
+            "InferAsync": grpc.unary_unary_rpc_method_handler(self.infer_async, Payload.read, job),
+            "InferStream": grpc.stream_stream_rpc_method_handler(self.infer_stream, Payload.read, None),
         }
         return grpc.method_handlers_generic_handler(INFERENCE, methods)
 
-    async def infer(self, received: Received, context: Context) -> types_pb2.InferenceResponse:
-        given_id = received.message.request_id if received.message else ""
-        caller = Caller(context, self._settings, request_id=given_id)
-        return await caller.answered(self._infer(received, caller))
+    async def infer(self, payload: Payload, context: Context) -> bytes:
+        caller = Caller(context, self._settings, request_id=payload.request_id)
+        return await caller.answered(self._infer(payload, caller))
 
-    async def _infer(self, received: Received, caller: Caller) -> types_pb2.InferenceResponse:
+    async def _infer(self, payload: Payload, caller: Caller) -> bytes:
         try:
-            call = caller.call(received.request(), size_bytes=received.size_bytes)
+            call = caller.call(payload)
         except ModelMoraError as error:
             self._plane.refused(error)
             raise
         return response_of(await self._plane.infer(call))
 
-    async def infer_async(self, received: Received, context: Context) -> inference_pb2.JobReference:
-        given_id = received.message.request_id if received.message else ""
-        caller = Caller(context, self._settings, request_id=given_id)
+    async def infer_async(self, payload: Payload, context: Context) -> inference_pb2.JobReference:
+        caller = Caller(context, self._settings, request_id=payload.request_id)
         return await caller.answered(_refuse(_missing("an asynchronous inference", "call Infer and wait")))
 
     async def infer_stream(self, _: object, context: Context) -> None:
         caller = Caller(context, self._settings)
-        conversation = Conversation(self._plane, context, caller, self._settings.max_unanswered)
+        settings = self._settings
+        conversation = Conversation(
+            self._plane, context, caller, settings.max_unanswered, write_timeout_s=settings.write_timeout_s
+        )
         await caller.answered(conversation.run())
 
 

@@ -9,16 +9,15 @@ from urllib.parse import unquote
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from modelmora.errors import InternalError, InvalidRequest, MalformedRequest, ModelMoraError
+from modelmora.errors import InternalError, InvalidRequest, ModelMoraError
 from modelmora.spec import ModelRef, Priority
 from modelmora.v1 import types_pb2
 from modelmora.wire.status import abbreviated, to_rpc
 from modelmora_router import admission
-from modelmora_router.calls import Answer, InferenceCall
+from modelmora_router.calls import Answer, InferenceCall, Payload
 from modelmora_router.settings import RouterSettings
 from modelmora_router.tracing import context_of
 
@@ -36,38 +35,6 @@ _PRIORITIES: Final = {0: None, **{int(priority): priority for priority in Priori
 
 # A memo of a pure function: clients ask for the same few models again and again.
 parsed: Final = lru_cache(maxsize=4096)(ModelRef.parse)
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message with its size on the wire, which is known when it is read and costs as much to find out later."""
-
-    message: types_pb2.InferenceRequest | None  # None: the bytes are no such message
-    size_bytes: int
-
-    @classmethod
-    def read(cls, data: bytes) -> "Received":
-        try:
-            return cls(types_pb2.InferenceRequest.FromString(data), len(data))
-        except DecodeError:
-            return cls(None, len(data))
-
-    def request(self) -> types_pb2.InferenceRequest:
-        """The message.
-
-        Raises:
-            MalformedRequest: there is none.
-        """
-        if self.message is None:
-            raise unreadable()
-        return self.message
-
-
-def unreadable() -> MalformedRequest:
-    """The error of bytes that are no message of the method."""
-    return MalformedRequest(
-        "the bytes are no such message", remedy="send a message of modelmora.v1; reflection tells what it is"
-    )
 
 
 class Caller:
@@ -92,21 +59,20 @@ class Caller:
 
     def call(
         self,
-        request: types_pb2.InferenceRequest,
+        payload: Payload,
         *,
-        size_bytes: int,
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> InferenceCall:
         """The call that a message asks for; of many on one stream, each has its own id and place in the trace.
 
         Raises:
+            MalformedRequest: it cannot be read.
             InvalidRequest: an id, a priority or metadata that are none.
         """
+        request = payload.message()
         now = time.monotonic()
         time_left_s: float | None = self._context.time_remaining()  # the types of gRPC know no call without an end
-        # What this release does not know could be nested too deeply for the worker, and end its stream for all others.
-        request.DiscardUnknownFields()
         if request.priority not in _PRIORITIES:
             raise InvalidRequest(
                 f"priority {request.priority} is unknown", field="priority", remedy="use CRITICAL, HIGH, NORMAL or LOW"
@@ -114,14 +80,12 @@ class Caller:
         return InferenceCall(
             namespace=self.namespace,
             ref=parsed(request.model_id),
-            input=request.input,
-            parameters=request.parameters if request.HasField("parameters") else None,
+            payload=payload,
             priority=_PRIORITIES[request.priority],
             timeout_s=request.timeout_seconds if request.HasField("timeout_seconds") else None,
             deadline=None if time_left_s is None else now + time_left_s,
             request_id=admission.request_id(self.given_id if request_id is None else request_id),
             received_at=now,
-            size_bytes=size_bytes,
             client=self.client,
             headers=self.metadata,
             traceparent=self.traceparent if traceparent is None else traceparent,
@@ -174,12 +138,12 @@ def address_of(peer: str) -> str:
     return unquote(rest).rpartition(":")[0].strip("[]")
 
 
-def response_of(answer: Answer) -> types_pb2.InferenceResponse:
-    """The message for an answer."""
-    return types_pb2.InferenceResponse(
+def response_of(answer: Answer) -> bytes:
+    """The InferenceResponse for an answer: what the worker wrote of it, and the rest behind, where it prevails."""
+    rest = types_pb2.InferenceResponse(
         model_id=answer.model_id,
         version=answer.version,
-        output=answer.output,
         timing=types_pb2.Timing(queue_ms=answer.queue_ms, inference_ms=answer.inference_ms, total_ms=answer.total_ms),
         request_id=answer.request_id,
     )
+    return answer.output + rest.SerializeToString()

@@ -6,7 +6,7 @@ Model ids hold slashes, raw or as %2F, so a path is matched with its action last
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Annotated, Any, Final, TypeVar
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from modelmora.errors import FeatureUnavailable, ModelMoraError, RequestCancelled
 from modelmora.spec import ModelRef
+from modelmora.v1.types_pb2 import InferenceResponse
 from modelmora_router import admission
 from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.dataplane import DataPlane
@@ -27,6 +28,7 @@ from modelmora_router.edges.problems import Envelope, add_handlers
 from modelmora_router.edges.schemas import AnswerBody, InferenceBody, ProblemBody
 from modelmora_router.edges.views import health_json, model_json, system_json
 from modelmora_router.settings import RouterSettings
+from modelmora_router.siblings import Siblings, State
 
 T = TypeVar("T")
 
@@ -48,8 +50,8 @@ _NOT_BUILT: Final = (
 )
 
 
-def application(plane: DataPlane, settings: RouterSettings) -> ASGIApp:
-    """The ASGI application."""
+def application(plane: DataPlane, settings: RouterSettings, siblings: Siblings | None = None) -> ASGIApp:
+    """The ASGI application; with siblings, what is told of this process is told of all."""
     # Its pages bring their scripts along: a cluster without internet has them too, and no reader is told to anyone.
     app = FastAPIOffline(
         title="ModelMora",
@@ -58,12 +60,12 @@ def application(plane: DataPlane, settings: RouterSettings) -> ASGIApp:
         responses={"default": {"model": ProblemBody, "description": "What went wrong", "content": _PROBLEM_CONTENT}},
     )
     add_handlers(app)
-    edge = RestEdge(plane, settings)
-    app.include_router(metrics(plane.meters), prefix="/api/v1")
+    edge = RestEdge(plane, settings, siblings)
+    app.include_router(metrics(plane.meters, siblings), prefix="/api/v1")
     app.include_router(edge.versioned(), prefix="/api/v1")
     app.include_router(edge.health())
     app.include_router(edge.aliases())
-    app.include_router(metrics(plane.meters))
+    app.include_router(metrics(plane.meters, siblings))
     return Envelope(app)
 
 
@@ -79,9 +81,10 @@ _INFERENCE_BODY: Final[dict[str, Any]] = {
 class RestEdge:
     """The handlers, and the routes that lead to them."""
 
-    def __init__(self, plane: DataPlane, settings: RouterSettings) -> None:
+    def __init__(self, plane: DataPlane, settings: RouterSettings, siblings: Siblings | None) -> None:
         self._plane = plane
         self._settings = settings
+        self._siblings = siblings
 
     # ------------------------------------------------------------------------------------------------ routes
 
@@ -134,8 +137,7 @@ class RestEdge:
             self._plane.refused(error)
             raise
         answer = await _while_connected(request, self._plane.infer(call))
-        size = sum(len(value.tensor.data) for value in answer.output.values())
-        return _json_bytes(await off_loop(size, lambda: schemas.dump_json(_answer_json(answer))))
+        return _json_bytes(await off_loop(len(answer.output), lambda: schemas.dump_json(_answer_json(answer))))
 
     async def list_models(
         self,
@@ -168,26 +170,31 @@ class RestEdge:
         return _json(system_json(self._plane.system()))
 
     async def live(self) -> Response:
-        """200 while the process works."""
-        return _json({"status": "alive"})
+        """200 while the process works, and every other one on its ports."""
+        others = await self._siblings.states() if self._siblings else {}
+        stuck = [number for number, state in others.items() if state is State.SILENT]
+        code = HTTPStatus.SERVICE_UNAVAILABLE if stuck else HTTPStatus.OK
+        return _json({"status": "stuck", "processes": stuck} if stuck else {"status": "alive"}, code=code)
 
     async def ready(self) -> Response:
         """200 when requests are taken, else 503."""
-        ready = all(state == "ready" for state in self._plane.components().values())
-        return self._health_answer("ready" if ready else "not ready", ok=ready)
+        components = await self._components()
+        ready = _all_ready(components)
+        code = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return _json({"status": "ready" if ready else "not ready", "components": components}, code=code)
 
     async def components(self) -> Response:
         """200 with the state of each component."""
-        ready = all(state == "ready" for state in self._plane.components().values())
-        return self._health_answer("healthy" if ready else "not ready", ok=True)
+        components = await self._components()
+        return _json({"status": "healthy" if _all_ready(components) else "not ready", "components": components})
 
     async def models_health(self) -> Response:
         """Which models can be used, and why others cannot."""
         return _json({"models": [health_json(view.deployment) for view in self._plane.system().models]})
 
-    def _health_answer(self, status: str, *, ok: bool) -> Response:
-        code = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
-        return _json({"status": status, "components": self._plane.components()}, code=code)
+    async def _components(self) -> dict[str, str]:
+        others = await self._siblings.states() if self._siblings else {}
+        return {**self._plane.components(), **{f"process {number}": state.value for number, state in others.items()}}
 
     # ------------------------------------------------------------------------------------------------ requests
 
@@ -203,19 +210,21 @@ class RestEdge:
         return InferenceCall(
             namespace=namespace,
             ref=ref,
-            input=body.input,
-            parameters=body.parameters,
+            payload=body.payload,
             priority=body.priority,
             timeout_s=body.timeout_s,
             deadline=None,
             request_id=request.state.request_id,
             received_at=received_at,
-            size_bytes=body.size_bytes,
             client=client,
             headers=dict(headers.items()),
             traceparent=request.state.traceparent,
             idempotent=idempotent,
         )
+
+
+def _all_ready(components: Mapping[str, str]) -> bool:
+    return all(state == "ready" for state in components.values())
 
 
 def _not_built(what: str, remedy: str) -> _Handler:
@@ -258,7 +267,7 @@ def _answer_json(answer: Answer) -> dict[str, Any]:
     return {
         "modelId": answer.model_id,
         "version": answer.version,
-        "output": schemas.output_json(answer.output),
+        "output": schemas.output_json(InferenceResponse.FromString(answer.output).output),
         "timing": {
             "queueMs": round(answer.queue_ms, 3),
             "inferenceMs": round(answer.inference_ms, 3),

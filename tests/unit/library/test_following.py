@@ -5,11 +5,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from structlog.testing import capture_logs
 
+from modelmora.control.kubernetes import KubernetesControl
+from modelmora.control.leases import Holder
 from modelmora.errors import ServerUnavailable
 from modelmora.kube.api import FORBIDDEN, NOT_FOUND, PODS, Event, Kube, KubeError, Listed, Object, Resource
-from modelmora.kube.following import State, follow_all
+from modelmora.kube.following import Sight, State, follow_all
 from tests.support.waiting import eventually
 
 
@@ -57,13 +60,14 @@ def forbidden(verb: str) -> KubeError:
 
 @asynccontextmanager
 async def followed(
-    kube: Kube, *namespaces: str, gone_after_s: float, optional: bool = False
+    kube: Kube, *namespaces: str, gone_after_s: float, optional: bool = False, sight: Sight | None = None
 ) -> AsyncIterator[list[State]]:
     """Every state."""
     states: list[State] = []
 
     async def read() -> None:
-        async for state in follow_all(kube, PODS, namespaces, gone_after_s=gone_after_s, optional=optional):
+        following = follow_all(kube, PODS, namespaces, gone_after_s=gone_after_s, optional=optional, sight=sight)
+        async for state in following:
             states.append(state)  # noqa: PERF401 - there is no end
 
     task = asyncio.create_task(read())
@@ -117,6 +121,30 @@ async def test_an_api_that_cannot_be_reached_takes_nothing_away() -> None:
         assert keys(states) == {("one", "a")}
 
 
+async def test_what_cannot_be_seen_is_told_while_it_lasts_and_of_its_namespace_alone() -> None:
+    kube, sight = Places(one=["a"], two=["b"]), Sight()
+    async with followed(kube, "one", "two", gone_after_s=60, sight=sight) as states:
+        await eventually(lambda: keys(states) == {("one", "a"), ("two", "b")}, what="the state")
+        assert not sight.troubles
+        for error in (ServerUnavailable("the Kubernetes API cannot be reached"), UNKNOWN, forbidden("watch")):
+            kube.fail("one", error)
+            await eventually(lambda: sight.troubles, what="the failure")
+            assert sight.troubles == {"one": error}
+            kube.failing = {}
+            await eventually(lambda: not sight.troubles, what="its end, although nothing has changed meanwhile")
+
+
+async def test_what_counts_as_gone_is_not_waited_for() -> None:
+    kube, sight = Places(one=["a"]), Sight()
+    async with followed(kube, "one", gone_after_s=0.2, sight=sight) as states:
+        await eventually(lambda: keys(states) == {("one", "a")}, what="the state")
+        kube.fail("one", forbidden("watch"))
+        await eventually(lambda: sight.troubles, what="the failure")
+        await eventually(lambda: states[-1] == {}, what="the namespace to be gone")
+        await asyncio.sleep(0.5)  # it is tried again, in vain
+        assert not sight.troubles
+
+
 UNKNOWN = KubeError(NOT_FOUND, "NotFound", "404 page not found")
 
 
@@ -138,3 +166,21 @@ async def test_an_optional_kind_that_is_unknown_for_a_moment_takes_nothing_away(
         kube.fail("one", UNKNOWN)
         assert keys(states) == {("one", "a")}
         await eventually(lambda: states[-1] == {}, what="its end, once it lasts")
+
+
+@pytest.mark.parametrize("watched", ["one", None])
+async def test_a_router_knows_of_which_namespaces_it_cannot_see_the_deployments(watched: str | None) -> None:
+    kube = Places(**{"one": [], "two": [], "None": []})
+    control = KubernetesControl(kube, Holder("one", "router-a"), ["one", "two"] if watched else [])
+    told = control.watch_deployments()
+    assert await anext(told) == {}
+    assert not control.blind("one")
+    waiting = asyncio.ensure_future(anext(told))
+    await eventually(lambda: watched in kube.watches, what="the watch")
+    kube.failing[watched] = UNKNOWN
+    kube.watches[watched].set()
+    await eventually(lambda: control.blind("one"), what="the failure")
+    assert "404 page not found" in control.blind("one")
+    assert bool(control.blind("two")) is (watched is None)
+    waiting.cancel()
+    await asyncio.wait([waiting])

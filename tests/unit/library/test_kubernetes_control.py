@@ -72,6 +72,20 @@ def test_a_worker_is_known_by_its_pod() -> None:
     assert workers_of(pod()) == {"models/w": expected}
 
 
+@pytest.mark.parametrize(
+    ("references", "uid"),
+    [
+        ([{"kind": "ModelDeployment", "controller": True, "uid": "u1"}], "u1"),
+        ([{"kind": "Pod", "controller": True, "uid": "u0"}], ""),
+        ([{"kind": "ModelDeployment", "uid": "u0"}], ""),
+        (None, ""),
+    ],
+    ids=["of a deployment", "of something else", "not its controller", "of nothing"],
+)
+def test_a_worker_says_which_object_it_was_made_for(references: Any, uid: str) -> None:
+    assert workers_of(pod(ownerReferences=references))["models/w"].deployment_uid == uid
+
+
 def test_an_address_of_ipv6_is_written_as_grpc_has_it() -> None:
     assert workers_of(pod(address="fd00::1"))["models/w"].address == "[fd00::1]:9100"
 

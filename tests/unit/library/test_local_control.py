@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from modelmora.control import Demand, Key
 from modelmora.control.local import LocalControl
 from modelmora.watching import Cell
+from tests.support.routes import trip
 
 
 async def first_of(watch: AsyncIterator[int]) -> int:
@@ -63,6 +64,14 @@ async def test_the_published_demand_is_a_copy() -> None:
     demands.clear()
     assert control.demands.value is not None
     assert len(control.demands.value) == 1
+
+
+async def test_published_trips_are_a_copy() -> None:
+    control = LocalControl()
+    trips = {Key("default", "route"): (trip(),)}
+    await control.publish_trips(trips)
+    trips.clear()
+    assert control.trips.value == {Key("default", "route"): (trip(),)}
 
 
 async def test_a_closed_cell_ends_its_watches_after_the_last_value() -> None:

@@ -148,7 +148,7 @@ def filled(items: list[Item]) -> PriorityQueue[Item]:
     return queue
 
 
-@pytest.mark.req("REQ-QUEUE-006a")
+@pytest.mark.req("REQ-QUEUE-006a", "RM-2.1h")
 @given(items=ITEMS, limits=LIMITS)
 def test_batches_keep_to_their_bounds_and_to_the_order_and_lose_nothing(items: list[Item], limits: BatchLimits) -> None:
     queue = filled(items)
@@ -197,7 +197,7 @@ def wait(*items: Item, arrivals: Arrivals = BUSY, idle: bool = False, now: float
     return wait_s(queue, WAITING, arrivals, idle=idle, now=now)
 
 
-@pytest.mark.req("REQ-QUEUE-006b")
+@pytest.mark.req("REQ-QUEUE-006b", "RM-2.1h")
 def test_more_is_waited_for_only_while_more_is_coming_and_never_too_long() -> None:
     lone = Item(1, arrived_at=10.0)
     assert wait(lone) == pytest.approx(0.002)  # two usual gaps after the last arrival

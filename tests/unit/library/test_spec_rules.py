@@ -103,3 +103,43 @@ def test_a_route_is_read_with_its_default_weight() -> None:
     )
     assert [(backend.name, backend.weight) for backend in parsed.spec.backends] == [("a", 9), ("b", 1)]
     assert ModelRoute.stored(parsed.manifest()) == parsed
+
+
+TWO = [{"name": "old", "weight": 95}, {"name": "new", "weight": 5}]
+
+
+@pytest.mark.req("RM-4.3b")
+def test_a_rollback_is_read_with_its_defaults() -> None:
+    rollback = ModelRoute.parse(route(backends=TWO, rollback={"errorPercent": 5})).spec.rollback
+    assert rollback
+    assert (rollback.error_percent, rollback.min_requests, rollback.window_seconds) == (5, 20, 60)
+
+
+@pytest.mark.req("RM-4.3b")
+@pytest.mark.parametrize(
+    ("rollback", "field"),
+    [
+        ({}, "errorPercent"),
+        ({"errorPercent": 0}, "errorPercent"),
+        ({"errorPercent": 101}, "errorPercent"),
+        ({"errorPercent": 5, "minRequests": 0}, "minRequests"),
+        ({"errorPercent": 5, "minRequests": 100_001}, "minRequests"),
+        ({"errorPercent": 5, "windowSeconds": 0}, "windowSeconds"),
+        ({"errorPercent": 5, "windowSeconds": 3601}, "windowSeconds"),
+    ],
+)
+def test_a_rollback_has_bounds(rollback: dict[str, int], field: str) -> None:
+    with pytest.raises(InvalidManifest) as caught:
+        ModelRoute.parse(route(backends=TWO, rollback=rollback))
+    assert caught.value.context.field == f"spec.rollback.{field}"
+
+
+@pytest.mark.req("RM-4.3b")
+@pytest.mark.parametrize(
+    ("weights", "at_risk"),
+    [((95, 5), {"b"}), ((5, 95), {"a"}), ((50, 50), {"b"}), ((5, 5, 90), {"a", "b"}), ((0, 1), {"a"})],
+)
+def test_all_but_the_first_with_the_largest_weight_are_at_risk(weights: tuple[int, ...], at_risk: set[str]) -> None:
+    backends = [{"name": name, "weight": weight} for name, weight in zip("abc", weights, strict=False)]
+    assert ModelRoute.parse(route(backends=backends, rollback={"errorPercent": 5})).spec.at_risk == at_risk
+    assert ModelRoute.parse(route(backends=backends)).spec.at_risk == frozenset()

@@ -5,6 +5,7 @@ import pytest
 from modelmora.errors import InvalidSettings
 from modelmora.telemetry import LogLevel
 from modelmora_operator.cluster_settings import read
+from modelmora_operator.sharing import Rules
 
 
 @pytest.mark.req("REQ-DEPLOY-003")
@@ -16,6 +17,9 @@ def test_the_environment_wins_over_defaults_and_empty_is_not_set(monkeypatch: py
     assert read().namespaces == ("a", "b")
     assert read().log_level is LogLevel.WARNING
     assert read().cache_claim_name is None
+    assert read().policy.sharing is None
+    monkeypatch.setenv("MODELMORA_OPERATOR_MAX_WORKERS", "3")
+    assert read().policy.sharing == Rules(3)
 
 
 @pytest.mark.parametrize(

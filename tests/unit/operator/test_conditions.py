@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from modelmora.control import Demand
-from modelmora.spec import ArtifactStatus, Condition, ModelDeployment, ModelDeploymentStatus
+from modelmora.control import Demand, Key
+from modelmora.spec import ArtifactStatus, Condition, ModelDeployment, ModelDeploymentStatus, ModelState
 from modelmora_operator.cluster import Failure, ObservedWorker, Phase
 from modelmora_operator.plan import Policy, plan
+from modelmora_operator.sharing import Share
 from tests.support.operator_values import NOW, deployment, failed, reported, snapshot, worker
 
 MODEL = deployment()
@@ -179,3 +180,51 @@ def test_small_changes_of_memory_are_no_news() -> None:
     grown = status(before, worker(MODEL, memory_bytes=1200), demand=WANTED).resources
     assert grown is not None
     assert grown.memory_bytes == 1200
+
+
+NONE_FREE = Share(granted=0, may_start=0, holders=(Key("default", "a"), Key("default", "b"), Key("elsewhere", "c")))
+WAITING = Demand(1, NOW, urgency=3, waiting_since=NOW - 119)
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+def test_who_waits_for_a_place_says_who_has_it_and_holds_its_requests() -> None:
+    made = status(proven, demand=WAITING, share=NONE_FREE)
+    scheduled = condition(made, "Scheduled")
+    assert (str(scheduled.status), scheduled.reason) == ("False", "WaitingForRoom")
+    for words in ("a, b, 1 other model:", "--max-workers", "operator.maxWorkers"):
+        assert words in scheduled.message
+    assert "c" not in scheduled.message.split("by ")[1].split(":")[0].split(", ")[:2]
+    assert made.state is ModelState.LOADING  # a router holds the requests
+    assert ready(made) == ("True", "ScaledToZero")
+    assert made.condition("Reconciling") is None
+
+
+def test_ready_is_false_once_requests_have_waited_for_a_place_for_as_long_as_they_may() -> None:
+    waiting = snapshot(proven, demand=WAITING, share=NONE_FREE)
+    assert plan(waiting, NOW, Policy()).requeue_after_s == 1
+    late = status(proven, demand=WAITING, share=NONE_FREE, now=NOW + 1)
+    assert ready(late) == ("False", "WaitingForRoom")
+    assert late.state is ModelState.LOADING
+    assert ready(status(proven, demand=WAITING, share=Share(1, 1), now=NOW + 1)) == ("True", "ScaledToZero")
+
+
+def test_a_model_that_gave_way_and_that_nobody_waits_for_is_at_rest() -> None:
+    made = status(proven, demand=Demand(0, NOW), share=NONE_FREE)
+    assert (made.state, made.desired_replicas) == (ModelState.STANDBY, 0)
+    assert ready(made) == ("True", "ScaledToZero")
+    assert condition(made, "Scheduled").reason == "NothingToPlace"
+
+
+def test_a_new_model_without_a_place_is_told_to_wait_for_one() -> None:
+    made = status(MODEL, demand=Demand(0, NOW), share=replace(NONE_FREE, for_good=True))
+    assert ready(made) == ("Unknown", "Unverified")
+    assert "lower their scaling.minReplicas" in condition(made, "Ready").message
+    assert condition(made, "Reconciling").reason == "WaitingForRoom"
+
+
+def test_a_model_with_fewer_workers_than_it_wants_serves_all_the_same() -> None:
+    model = deployment(scaling={"maxReplicas": 3})
+    made = status(model, worker(model), demand=Demand(90, NOW, urgency=3), share=replace(NONE_FREE, granted=1))
+    assert ready(made) == ("True", "Serving")
+    assert condition(made, "Scheduled").reason == "WaitingForRoom"
+    assert made.condition("Reconciling") is None

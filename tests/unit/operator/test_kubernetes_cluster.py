@@ -1,6 +1,6 @@
 """Pods as the cluster: what is seen, started and stopped, against an API server in memory."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from modelmora_operator.backoff import Backoff
 from modelmora_operator.cluster import Phase, Snapshot, WorkerSpec
 from modelmora_operator.plan import Policy
 from modelmora_operator.reconcile import Reconciler
+from modelmora_operator.sharing import Rules
 from tests.support.operator_api import FakeKube
 from tests.support.operator_pods import lease, moment, running, terminated, waiting
 from tests.support.operator_values import NOW, deployment, hash_of
@@ -670,3 +671,37 @@ async def test_a_phase_is_known_for_each_pod(scene: Scene) -> None:
 
 def _in(namespace: str, one: ModelDeployment) -> ObjectMeta:
     return one.metadata.model_copy(update={"namespace": namespace})
+
+
+@pytest.mark.req("REQ-QUEUE-002", "RM-2.1b")
+async def test_no_more_pods_are_made_than_may_be_and_the_more_urgent_model_takes_the_place(scene: Scene) -> None:
+    scene.kube.gone(DEPLOYMENTS, "minilm")
+    keys = [Key("default", name) for name in "abc"]
+    for key in keys:
+        quick = deployment(key.name, model={"id": key.name}, eviction={"minResidencySeconds": 0})
+        scene.kube.put_deployment(quick)
+    policy = replace(POLICY, initial_replicas=0, sharing=Rules(max_workers=2))
+    scene.reconciler = Reconciler(scene.cluster, policy, clock=lambda: scene.now)
+
+    async def all_settled() -> list[str]:
+        for _ in range(3):
+            for key in keys:
+                await scene.settle(key)
+        return [name.split("-")[0] for name in scene.live()]
+
+    def wanted(**urgencies: int) -> None:
+        entries = ",".join(f'"default/{name}": [1, 0, 0, {urgency}, 0]' for name, urgency in urgencies.items())
+        scene.kube.put(LEASES, lease("router", scene.now, f"{{{entries}}}"))
+
+    wanted(a=3, b=4, c=4)
+    assert await all_settled() == ["a", "b"]
+    for name in scene.live():
+        scene.become(name, running(), ready=True)
+    assert await all_settled() == ["a", "b"]
+    scene.now += 5
+    wanted(a=3, b=4, c=1)
+    assert await all_settled() == ["a"]
+    (ending,) = set(scene.pods()) - set(scene.live())  # while it drains, it still has its place
+    scene.kube.gone(PODS, ending)
+    assert await all_settled() == ["a", "c"]
+    assert scene.condition("Scheduled", "b")[1] == "WaitingForRoom"

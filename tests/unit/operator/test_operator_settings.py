@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from modelmora_operator.settings import OperatorSettings
+from modelmora_operator.sharing import Rules
 
 
 @pytest.mark.req("REQ-DEPLOY-003")
@@ -29,3 +30,10 @@ def test_times_are_positive_and_finite(field: str, value: float) -> None:
 def test_the_policy_carries_the_numbers() -> None:
     policy = OperatorSettings(initial_replicas=1, load_backoff_first_s=2, load_backoff_cap_s=5).policy
     assert (policy.initial_replicas, policy.backoff.first_s, policy.backoff.cap_s) == (1, 2, 5)
+    assert policy.sharing is None
+    assert OperatorSettings(max_workers=2, turn_s=9).policy.sharing == Rules(2, 9, 30)
+
+
+def test_a_bound_lets_at_least_one_worker_exist() -> None:
+    with pytest.raises(ValidationError):
+        OperatorSettings(max_workers=0)

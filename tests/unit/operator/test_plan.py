@@ -2,16 +2,18 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmora.control import Demand
+from modelmora.control import Demand, Key
 from modelmora.spec import ModelState
 from modelmora_operator.backoff import Backoff
 from modelmora_operator.cluster import ObservedWorker, Phase, Snapshot
 from modelmora_operator.plan import Plan, Policy, plan
+from modelmora_operator.sharing import UNKNOWN, Contender, Rules, Share
 from tests.support.operator_values import KEY, NOW, deployment, failed, hash_of, reported, snapshot, worker
 
 POLICY = Policy(backoff=Backoff(first_s=10, cap_s=100, jitter=0))
@@ -247,3 +249,107 @@ def test_while_no_router_lives_an_upgrade_does_not_grow() -> None:
     old, new = worker(LAZY, 0, superseded=True), worker(LAZY, 1, phase=Phase.LOADING)
     made = planned(snapshot(LAZY, old, new, routers_alive=False))
     assert (made.start, made.stop) == ((), ())
+
+
+# ------------------------------------------------------------------------------------------------ places for few
+
+BOUND = replace(POLICY, sharing=Rules(max_workers=1))
+NONE_FREE = Share(granted=0, may_start=0, holders=(Key("default", "other"), Key("elsewhere", "secret")))
+
+
+def contender(of: Snapshot, policy: Policy = BOUND) -> Contender:
+    made = planned(of, policy=policy).contender
+    assert made is not None
+    return made
+
+
+def test_without_a_bound_nothing_is_shared() -> None:
+    assert planned(snapshot(LAZY, load=1)).contender is None
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+def test_a_worker_is_started_only_where_there_is_room_for_it() -> None:
+    wanted = snapshot(LAZY, load=1)
+    assert planned(replace(wanted, share=NONE_FREE)).start == ()
+    assert planned(replace(wanted, share=Share(granted=1, may_start=0))).start == ()
+    assert len(planned(replace(wanted, share=Share(granted=1, may_start=1))).start) == 1
+    assert planned(replace(wanted, share=UNKNOWN)).start == ()
+
+
+def test_who_gets_no_place_gives_its_own_back() -> None:
+    running = worker(LAZY)
+    assert planned(snapshot(LAZY, running, load=1, share=NONE_FREE)).stop == (running.worker_id,)
+    assert planned(snapshot(LAZY, running, load=1, share=UNKNOWN)).stop == ()
+
+
+def test_what_it_is_to_others() -> None:
+    demand = Demand(1, NOW - 3, urgency=2, waiting_since=NOW - 5)
+    waits = contender(snapshot(LAZY, demand=demand, share=NONE_FREE))
+    assert waits == Contender(KEY, 1, urgency=2, waiting_since=NOW - 5, last_used_at=NOW - 3, min_residency_s=30)
+    starts = contender(snapshot(LAZY, demand=demand, share=Share(granted=1, may_start=1)))
+    assert (starts.live, starts.loading) == (1, True)
+    serves = contender(snapshot(LAZY, worker(LAZY, serving_since=NOW - 9), demand=demand))
+    assert (serves.live, serves.loading, serves.serving_since, serves.waiting_since) == (1, False, NOW - 9, 0)
+    gives_way = contender(snapshot(LAZY, worker(LAZY), demand=demand, share=NONE_FREE))
+    assert (gives_way.wants, gives_way.live, gives_way.ending) == (1, 0, 1)
+    deleted = contender(Snapshot(KEY, None, (worker(LAZY, 0), worker(LAZY, 1, terminating=True))))
+    assert (deleted.wants, deleted.live, deleted.ending) == (0, 0, 2)
+
+
+def test_a_worker_that_cannot_serve_holds_a_place_and_is_not_on_its_way() -> None:
+    failure = failed(LAZY).last
+    for broken in (worker(LAZY, phase=Phase.FAILED, failure=failure), worker(LAZY, phase=Phase.STARTING, no_room=True)):
+        found = contender(snapshot(LAZY, broken, load=1))
+        assert (found.live, found.loading, found.serving_since) == (1, False, None)
+    assert contender(snapshot(LAZY, worker(LAZY, phase=Phase.LOADING), load=1)).loading
+
+
+def test_what_must_not_be_started_yet_keeps_nobody_waiting() -> None:
+    broken = snapshot(LAZY, load=1, failure=failed(LAZY, count=2), share=Share(granted=1, may_start=1))
+    assert contender(broken).wants == 0
+    assert plan(broken, NOW + 20, BOUND).start
+
+
+@pytest.mark.parametrize(
+    ("spec", "workers", "firm"),
+    [
+        ({"scaling": {"minReplicas": 1}}, 0, 1),
+        ({"eviction": {"policy": "Never"}}, 0, 0),
+        ({"eviction": {"policy": "Never"}}, 1, 1),
+        ({}, 1, 0),
+    ],
+)
+def test_a_floor_and_what_is_never_evicted_are_to_stay(spec: dict[str, Any], workers: int, firm: int) -> None:
+    model = deployment(**spec)
+    running = [worker(model, number) for number in range(workers)]
+    assert contender(snapshot(model, *running, load=1, share=NONE_FREE if not workers else None)).firm == firm
+
+
+def test_a_rollout_asks_for_a_further_place_and_does_without() -> None:
+    edited, old = deployment(generation=2, model={"config": {"maxLength": 9}}), worker(LAZY)
+    rolling = snapshot(edited, old, load=1)
+    assert (contender(replace(rolling, share=UNKNOWN)).wants, contender(replace(rolling, share=UNKNOWN)).surge) == (
+        1,
+        1,
+    )
+    both = planned(replace(rolling, share=Share(granted=2, may_start=1)), policy=BOUND)
+    assert (len(both.start), both.stop) == (1, ())
+    waits = planned(replace(rolling, share=Share(granted=2, may_start=0)), policy=BOUND)
+    assert (waits.start, waits.stop) == ((), ())
+    alone = planned(replace(rolling, share=Share(granted=1, may_start=0)), policy=BOUND)
+    assert (alone.start, alone.stop) == ((), (old.worker_id,))
+    assert alone.contender is not None
+    assert (alone.contender.wants, alone.contender.ending, alone.contender.surge) == (1, 1, 0)
+
+
+def test_a_rollout_that_has_failed_takes_no_place_from_the_old_worker() -> None:
+    edited, old = deployment(generation=2, model={"config": {"maxLength": 9}}), worker(LAZY)
+    made = planned(snapshot(edited, old, load=1, failure=failed(edited, 2), share=Share(1, 0)), NOW + 1, BOUND)
+    assert (made.start, made.stop) == ((), ())
+    assert made.contender is not None
+    assert (made.contender.wants, made.contender.surge) == (1, 0)
+
+
+def test_it_looks_again_when_its_share_may_be_another() -> None:
+    share = replace(NONE_FREE, changes_at=NOW + 7)
+    assert planned(snapshot(LAZY, load=1, share=share)).requeue_after_s == 7

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,10 @@ async def started(cluster: ProcessCluster, of: ModelDeployment) -> WorkerSpec:
     return worker
 
 
+def with_uid(of: ModelDeployment, uid: str) -> ModelDeployment:
+    return of.model_copy(update={"metadata": of.metadata.model_copy(update={"uid": uid})})
+
+
 async def seen(cluster: ProcessCluster, worker: WorkerSpec) -> Snapshot:
     snapshot = await cluster.observe(worker.key)
     assert snapshot is not None
@@ -65,6 +70,20 @@ async def test_a_worker_that_is_still_being_launched_can_be_stopped(tmp_path: Pa
 
         await eventually_async(gone, what="the worker to be given up")
         assert (await seen(cluster, worker)).failure is None
+
+
+async def test_the_workers_of_a_deployment_that_was_deleted_end_although_another_has_its_name(tmp_path: Path) -> None:
+    former, latter = (with_uid(deployment(), uid) for uid in ("first", "second"))
+    async with hanging(tmp_path) as cluster:
+        worker = await started(cluster, former)
+        cluster.replace_deployments({worker.key: latter})
+
+        async def gone() -> bool:
+            return not (await seen(cluster, worker)).workers
+
+        await eventually_async(gone, what="the worker to be given up")
+        assert not await cluster.start(worker)  # decided before it was deleted
+        assert await cluster.start(replace(worker, deployment=latter))
 
 
 async def test_the_server_ends_while_a_worker_is_still_being_launched(tmp_path: Path) -> None:

@@ -95,3 +95,19 @@ def test_one_old_worker_goes_for_one_new_one_that_has_no_room() -> None:
     old = [worker(OLD, number, requests=SMALL) for number in range(3)]
     waiting = worker(NEW, 3, phase=Phase.FAILED, requests=SMALL, no_room=True)
     assert len(steps([*old, waiting], HASH, 3).surplus) == 1
+
+
+def test_without_a_place_to_spare_the_old_one_goes_first() -> None:
+    old, new = worker(OLD, 0), worker(NEW, 1, phase=Phase.LOADING)
+    assert steps([old], HASH, 1, places=2).surplus == ()
+    assert steps([old], HASH, 1, places=1) == Steps(1, (old.worker_id,))
+    assert steps([old, new], HASH, 1, places=2).surplus == ()
+    assert steps([old, new], HASH, 1, places=1).surplus == (old.worker_id,)
+
+
+def test_with_one_place_to_spare_they_go_one_by_one_each_after_its_successor_serves() -> None:
+    old = [worker(OLD, number) for number in range(2)]
+    assert steps(old, HASH, 2, places=2).surplus == (old[1].worker_id,)
+    loading = worker(NEW, 2, phase=Phase.LOADING)
+    assert steps([old[0], loading], HASH, 2, places=2).surplus == ()
+    assert steps([old[0], replace(loading, phase=Phase.SERVING)], HASH, 2, places=2).surplus == (old[0].worker_id,)

@@ -3,8 +3,11 @@
 import pytest
 
 from modelmora.control import Demand, Key
+from modelmora.control.trips import written
+from modelmora.kube import names
 from modelmora_operator.backends.router_leases import Routers, heard, read, unread
 from tests.support.operator_pods import Object, lease
+from tests.support.routes import trip
 
 KEY = Key("a", "m")
 WANTS = '{"a/m": [2, 10.0, 0.0]}'
@@ -99,3 +102,11 @@ def test_a_lease_may_say_itself_how_long_it_lasts() -> None:
     long = {"r": lease("r", 0, duration_s=60)}
     assert reads(Routers(), long, every(3, 57)).alive
     assert not reads(Routers(), long, every(3, 60)).alive
+
+
+@pytest.mark.req("RM-4.3b")
+def test_what_the_living_rolled_back_counts_until_they_are_dead() -> None:
+    said = {"r": lease("r", renewed=0)}
+    said["r"]["metadata"]["annotations"][names.TRIPS] = written({KEY: (trip("new"),)})
+    assert reads(Routers(), said, every(3, 12)).trips == {KEY: (trip("new"),)}
+    assert reads(Routers(), said, every(3, 15)).trips == {}

@@ -1,14 +1,18 @@
 """What the status of a ModelRoute says, and when it is written."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from modelmora.control import Key
+from modelmora.control import Key, Trips
+from modelmora.control.leases import lease
 from modelmora.control.local import LocalControl
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import DEPLOYMENTS, ROUTES, KubeError
+from modelmora.kube.api import DEPLOYMENTS, EVENTS, LEASES, ROUTES, Event, KubeError, Resource
 from modelmora.spec import Condition, ModelDeployment, ModelRoute, ModelRouteStatus
+from modelmora_operator.backends.announcements import Announcements
 from modelmora_operator.backends.local_routes import LocalRoutes
 from modelmora_operator.backends.routes import RouteStatuses
 from modelmora_operator.backends.view import ClusterView
@@ -17,8 +21,8 @@ from modelmora_operator.routes import statuses
 from tests.support import routing
 from tests.support.operator_api import FakeKube
 from tests.support.operator_values import NOW
-from tests.support.routes import key_of, route
-from tests.support.routing import failed
+from tests.support.routes import key_of, route, trip
+from tests.support.routing import eventually, failed
 
 
 def deployed(name: str, version: str, *, model_id: str = "m", **fields: Any) -> ModelDeployment:
@@ -28,10 +32,12 @@ def deployed(name: str, version: str, *, model_id: str = "m", **fields: Any) -> 
 OLD, NEW = deployed("old", "1.0.0"), deployed("new", "2.0.0")
 
 
-def status(of: ModelRoute, *others: ModelDeployment | ModelRoute) -> ModelRouteStatus:
+def status(
+    of: ModelRoute, *others: ModelDeployment | ModelRoute, trips: Trips | None = None, now: float = NOW
+) -> ModelRouteStatus:
     routes = {key_of(one): one for one in (of, *others) if isinstance(one, ModelRoute)}
     deployments = {routing.key_of(one): one for one in others if isinstance(one, ModelDeployment)}
-    return statuses(routes, deployments, NOW)[key_of(of)]
+    return statuses(routes, deployments, trips or {}, now)[key_of(of)]
 
 
 def said(of: ModelRouteStatus, kind: str = "Ready") -> Condition | None:
@@ -122,11 +128,65 @@ def test_the_time_of_a_transition_moves_only_with_the_verdict() -> None:
     before = route({"old": 1})
     known = before.model_copy(update={"status": status(before, OLD)})
     deployments = {routing.key_of(OLD): OLD}
-    assert statuses({key_of(known): known}, deployments, NOW + 60)[key_of(known)] == known.status
-    fallen = statuses({key_of(known): known}, {}, NOW + 60)[key_of(known)]
+    assert statuses({key_of(known): known}, deployments, {}, NOW + 60)[key_of(known)] == known.status
+    fallen = statuses({key_of(known): known}, {}, {}, NOW + 60)[key_of(known)]
     ready = said(fallen)
     assert ready
     assert ready.last_transition_time.timestamp() == NOW + 60
+
+
+# ------------------------------------------------------------------------------------------------ rolled back
+
+WHY = "14 of 52 requests of 60 s failed (InferenceFailed)"
+SAID: Trips = {Key("default", "route"): (trip("new", message=WHY),)}
+
+
+def canary(generation: int = 1, *, known: ModelRouteStatus | None = None, **weights: int) -> ModelRoute:
+    of = route(weights or {"old": 95, "new": 5}, generation=generation, rollback={"errorPercent": 10})
+    return of.model_copy(update={"status": known}) if known else of
+
+
+@pytest.mark.req("RM-4.3b")
+def test_a_backend_that_was_rolled_back_is_told_and_only_an_edit_heals_it() -> None:
+    of = status(canary(), OLD, NEW, trips=SAID)
+    assert weights(of) == {"old": 95, "new": 0}
+    assert (verdict(of), verdict(of, "Stalled")) == (("True", "RolledBack"), ("True", "RolledBack"))
+    ready, (told,) = said(of), of.rolled_back
+    assert ready
+    assert ready.message == f"old 100.0%; canary new: {WHY}: it gets none until the route is edited"
+    assert (told.name, told.generation, told.at.timestamp(), told.message) == ("new", 1, NOW, WHY)
+
+
+@pytest.mark.req("RM-4.3b")
+def test_what_was_rolled_back_stays_so_when_no_router_says_it_any_more() -> None:
+    known = status(canary(), OLD, NEW, trips=SAID)
+    assert status(canary(known=known), OLD, NEW, now=NOW + 60) == known
+    again: Trips = {Key("default", "route"): (trip("new", message="another router's words"),)}
+    assert status(canary(known=known), OLD, NEW, trips=again, now=NOW + 60) == known
+
+
+@pytest.mark.req("RM-4.3b")
+def test_an_edit_of_the_route_gives_its_weight_back_whatever_is_still_said() -> None:
+    known = status(canary(), OLD, NEW, trips=SAID)
+    of = status(canary(2, known=known, old=90, new=10), OLD, NEW, trips=SAID)
+    assert (weights(of), of.rolled_back) == ({"old": 90, "new": 10}, ())
+    assert (verdict(of), verdict(of, "Stalled")) == (("True", "Routed"), None)
+
+
+def test_without_the_main_backend_a_route_whose_canary_was_rolled_back_answers_nobody() -> None:
+    of = status(canary(), NEW, trips=SAID)
+    assert weights(of) == {"old": 0, "new": 0}
+    assert verdict(of) == ("False", "BackendMissing")
+    ready = said(of)
+    assert ready
+    assert WHY in ready.message
+
+
+def test_a_rollback_is_the_reason_before_other_backends_that_cannot_answer() -> None:
+    third = deployed("third", "3.0.0", status=failed())
+    of = status(canary(old=90, third=5, new=5), OLD, NEW, third, trips=SAID)
+    assert verdict(of) == ("True", "RolledBack")
+    assert weights(of) == {"old": 90, "third": 0, "new": 0}
 
 
 # ------------------------------------------------------------------------------------------------ on one machine
@@ -146,15 +206,59 @@ def test_on_one_machine_the_status_follows_the_deployments() -> None:
     assert control.routes.value == {}
 
 
+@pytest.mark.req("RM-4.3b")
+async def test_on_one_machine_the_status_follows_what_the_router_rolls_back() -> None:
+    control, key = LocalControl(), Key("default", "route")
+    local = LocalRoutes(control, clock=lambda: NOW)
+    control.deployments.set({routing.key_of(one): one for one in (OLD, NEW)})
+    local.replace({key: canary()})
+    following = asyncio.create_task(local.run())
+    try:
+        await control.publish_trips(SAID)
+        await eventually(lambda: verdict(told(control, key)) == ("True", "RolledBack"))
+        await control.publish_trips({})
+        local.replace({key: canary(2)})
+        await eventually(lambda: verdict(told(control, key)) == ("True", "Routed"))
+    finally:
+        following.cancel()
+
+
+def told(control: LocalControl, key: Key) -> ModelRouteStatus:
+    assert control.routes.value
+    return control.routes.value[key].status
+
+
 # ------------------------------------------------------------------------------------------------ in a cluster
 
 
 class Cluster:
     """The routes of a cluster, which a test tells what the watches would."""
 
-    def __init__(self) -> None:
-        self.kube, self.view = FakeKube(), ClusterView()
-        self.statuses = RouteStatuses(self.kube, Writes(self.kube), self.view, clock=lambda: NOW)
+    def __init__(self, kube: FakeKube | None = None) -> None:
+        self.kube, self.view = kube or FakeKube(), ClusterView()
+        self.now, writes = NOW, Writes(self.kube)
+        self.announcements = Announcements(writes, clock=lambda: self.now)
+        self.statuses = RouteStatuses(
+            self.kube, writes, self.view, announcements=self.announcements, clock=lambda: self.now
+        )
+
+    def say(self, router: str, trips: Trips, *, version: int = 1) -> None:
+        """A router's Lease has changed."""
+        self.view.heard(LEASES, "MODIFIED", stamped(lease(router, {}, NOW, trips), router, version), 0.0)
+
+    def leave(self, router: str) -> None:
+        self.view.heard(LEASES, "DELETED", stamped(lease(router, {}, NOW), router, 99), 0.0)
+
+    async def events(self, number: int) -> list[tuple[str, str, str, str]]:
+        """The kind that each is about, its type, its reason and its words, once there are so many."""
+        announcing = asyncio.create_task(self.announcements.run())
+        try:
+            await eventually(lambda: len(self.kube.of(EVENTS)) >= number)
+        finally:
+            announcing.cancel()
+        return [
+            (one["involvedObject"]["kind"], one["type"], one["reason"], one["message"]) for one in self.kube.of(EVENTS)
+        ]
 
     def deploy(self, of: ModelDeployment) -> None:
         self.view.heard(DEPLOYMENTS, "ADDED", self.kube.put_deployment(of), 0.0)
@@ -171,6 +275,12 @@ class Cluster:
     def stored(self) -> ModelRoute:
         (item,) = self.kube.of(ROUTES)
         return ModelRoute.stored(item)
+
+
+def stamped(body: dict[str, Any], name: str, version: int) -> dict[str, Any]:
+    """As the API server gives it out."""
+    known = {"name": name, "namespace": "system", "resourceVersion": str(version)}
+    return {**body, "metadata": {**body["metadata"], **known}}
 
 
 @pytest.fixture
@@ -220,3 +330,107 @@ async def test_a_route_that_is_gone_is_not_written(cluster: Cluster) -> None:
     cluster.kube.gone(ROUTES, "route")
     assert await cluster.statuses.write()
     assert cluster.kube.of(ROUTES) == []
+
+
+@pytest.fixture
+def trying() -> Cluster:
+    """With a canary that can answer, and its status written."""
+    of = Cluster()
+    for one in (OLD, NEW):
+        of.deploy(one)
+    of.kube.put(ROUTES, canary().manifest())
+    of.look()
+    return of
+
+
+@pytest.mark.req("RM-4.3b")
+async def test_in_a_cluster_what_a_router_rolled_back_is_written_announced_once_and_outlives_its_lease(
+    trying: Cluster,
+) -> None:
+    await trying.statuses.write()
+    trying.say("router-a", SAID)
+    assert await trying.statuses.write()
+    assert weights(trying.stored().status) == {"old": 95, "new": 0}
+    assert verdict(trying.stored().status) == ("True", "RolledBack")
+    trying.look()
+    trying.leave("router-a")
+    assert await trying.statuses.write()
+    trying.say("router-b", SAID)
+    assert await trying.statuses.write()
+    assert trying.writes == ["route", "route"]
+    assert verdict(trying.stored().status) == ("True", "RolledBack")
+    words = f"canary new: {WHY}: it gets none until the route is edited"
+    assert await trying.events(1) == [("ModelRoute", "Warning", "RolledBack", words)]
+
+
+@pytest.mark.req("RM-4.3b")
+async def test_in_a_cluster_an_operator_that_begins_anew_knows_what_was_rolled_back(trying: Cluster) -> None:
+    trying.say("router-a", SAID)
+    await trying.statuses.write()
+    anew = Cluster()
+    for one in (OLD, NEW):
+        anew.deploy(one)
+    anew.kube.put(ROUTES, trying.kube.of(ROUTES)[0])
+    anew.look()
+    assert await anew.statuses.write()
+    assert verdict(anew.stored().status) == ("True", "RolledBack")
+    assert anew.kube.of(EVENTS) == []
+
+
+async def test_in_a_cluster_trips_of_several_routers_add_up_and_go_with_their_leases(
+    trying: Cluster,
+) -> None:
+    other: Trips = {Key("default", "other"): (trip("x", uid="uid-other"),)}
+    trying.say("router-a", SAID)
+    trying.say("router-b", other)
+    assert trying.view.trips.value == {**SAID, **other}
+    trying.say("router-b", {}, version=2)
+    assert trying.view.trips.value == SAID
+    trying.leave("router-a")
+    assert trying.view.trips.value == {}
+
+
+async def test_a_rollback_that_is_long_known_is_not_announced_with_what_changes_later(trying: Cluster) -> None:
+    trying.say("router-a", SAID)
+    await trying.statuses.write()
+    trying.look()
+    trying.now += 3600
+    trying.deploy(deployed("old", "1.0.0", suspend=True))
+    assert await trying.statuses.write()
+    assert verdict(trying.stored().status) == ("False", "Suspended")
+    assert len(await trying.events(1)) == 1
+
+
+async def test_a_rollback_whose_status_was_not_written_is_announced_when_it_is(trying: Cluster) -> None:
+    trying.say("router-a", SAID)
+    with trying.kube.refusing("apply", "ModelRoute", ServerUnavailable("no way")):
+        assert not await trying.statuses.write()
+    assert await trying.statuses.write()
+    assert len(await trying.events(1)) == 1
+
+
+class Silent(FakeKube):
+    """Its watches say nothing."""
+
+    async def watch(
+        self, resource: Resource, namespace: str | None = None, *, selector: str = "", resource_version: str
+    ) -> AsyncIterator[Event]:
+        await asyncio.Event().wait()
+        raise AssertionError(f"a watch of {resource.plural} woke")
+        yield
+
+
+@pytest.mark.req("RM-4.3b")
+async def test_in_a_cluster_what_a_router_says_is_written_without_another_change() -> None:
+    of = Cluster(Silent())
+    for one in (OLD, NEW):
+        of.deploy(one)
+    of.kube.put(ROUTES, canary().manifest())
+    of.view.synced.set()
+    running = asyncio.create_task(of.statuses.run())
+    try:
+        await eventually(lambda: verdict(of.stored().status) == ("True", "Routed"))
+        of.say("router-a", SAID)
+        await eventually(lambda: verdict(of.stored().status) == ("True", "RolledBack"))
+    finally:
+        running.cancel()

@@ -117,6 +117,20 @@ def test_a_list_can_be_narrowed_to_a_task() -> None:
     assert [model.metadata.name for model in models.listed("default", "img2txt")] == ["b"]
 
 
+def test_all_of_them_come_by_namespace_id_and_version() -> None:
+    found = catalog(
+        deployment("p", namespace="b", model={"id": "m", "version": "1.10.0"}),
+        deployment("q", namespace="b", model={"id": "m", "version": "1.9.0"}),
+        deployment("x", namespace="b", model={"id": "a"}),
+        deployment("w", namespace="a", model={"id": "z"}),
+        deployment("v", namespace="c", model={"id": "a"}),
+    )
+    assert [model.metadata.name for model in found.everywhere()] == ["w", "x", "q", "p", "v"]
+    found.everywhere().clear()  # it is the caller's own
+    assert [model.metadata.name for model in found.everywhere()] == ["w", "x", "q", "p", "v"]
+    assert [model.metadata.name for model in found.listed("b")] == ["x", "q", "p"]
+
+
 @pytest.mark.req("API-REST-02")
 def test_pages_show_every_model_once_even_if_one_is_deleted_meanwhile() -> None:
     models = [version(f"1.{minor}.0") for minor in range(12)]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -58,13 +59,53 @@ def test_last_use_is_published_as_unix_time() -> None:
         ({ONE: Demand(1.3, 100.0)}, True),
         ({ONE: Demand(1.0, 111.0)}, True),
         ({ONE: Demand(1.0, 100.0, load_asked_at=7.0)}, True),
+        ({ONE: Demand(1.0, 100.0, urgency=3)}, True),
+        ({ONE: Demand(1.0, 100.0, waiting_since=9.0)}, True),
         ({}, True),
         ({ONE: Demand(1.0, 100.0), TWO: Demand(0.0, 100.0)}, True),
     ],
-    ids=["equal", "a little", "load", "use", "load asked for", "dropped", "added"],
+    ids=["equal", "a little", "load", "use", "load asked for", "busy", "waits", "dropped", "added"],
 )
 def test_only_what_could_change_a_decision_is_published(wanted: Demands, *, expected: bool) -> None:
     assert matters({ONE: Demand(1.0, 100.0)}, wanted) is expected
+
+
+@pytest.mark.parametrize(("urgency", "expected"), [(0, True), (1, True), (2, False), (3, False)])
+def test_that_requests_are_less_urgent_can_wait(urgency: int, *, expected: bool) -> None:
+    assert matters({ONE: Demand(1.0, 100.0, urgency=2)}, {ONE: Demand(1.0, 100.0, urgency=urgency)}) is expected
+
+
+def looked(use: Use, sample: Sample, now: float) -> Use:
+    found = next_use(use, sample, published=True, now=now, elapsed_s=1)
+    assert found is not None
+    return found
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+def test_a_model_is_as_urgent_as_its_most_urgent_request_and_idle_soon_after_the_last() -> None:
+    use = looked(Use(100.0), replace(BUSY, urgency=1, usual_urgency=3), 101)
+    assert use.urgency == 1
+    assert looked(use, replace(BUSY, urgency=4, usual_urgency=3), 101.5).urgency == 4
+    assert looked(use, replace(IDLE, usual_urgency=3), 102.9).urgency == 1  # the next request may be on its way
+    assert looked(use, replace(IDLE, usual_urgency=3), 103).urgency == 0
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+def test_since_when_somebody_waits_is_known_for_as_long_as_anybody_does() -> None:
+    asleep = replace(BUSY, urgency=2, usual_urgency=3, serving=False)
+    use = looked(Use(100.0), asleep, 101)
+    assert looked(use, asleep, 150).waiting_since == 101
+    assert entries({ONE: looked(use, asleep, 150)}, now=150, unix_now=5000.0)[ONE].waiting_since == 4951
+    served = looked(use, replace(asleep, serving=True), 160)
+    assert (served.waiting_since, served.urgency) == (None, 2)
+    gone = looked(use, replace(IDLE, serving=False), 160)
+    assert (gone.waiting_since, gone.urgency) == (None, 0)
+
+
+def test_who_was_refused_just_now_wants_the_model_all_the_same() -> None:
+    refused = replace(IDLE, usual_urgency=3, serving=False)
+    assert looked(Use(100.0), refused, 101).urgency == 3
+    assert looked(Use(100.0), refused, 103).urgency == 0
 
 
 class Recorder(LocalControl):
@@ -158,4 +199,26 @@ async def test_what_could_not_be_published_is_published_later() -> None:
         task = group.create_task(bench.tracker.run())
         bench.tracker.touch(ONE)
         await eventually(lambda: bench.control.published == [{ONE}])
+        task.cancel()
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+async def test_a_request_for_a_model_that_gave_way_is_published_at_once() -> None:
+    clock = [1000.0]
+    bench = Bench(interval_s=3600)
+    bench.tracker = DemandTracker(bench.control, bench.samples.get, interval_s=3600, now=lambda: clock[0])
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(bench.tracker.run())
+        await eventually(bench.tracker.said.is_set)
+        bench.tracker.touch(ONE)
+        await eventually(lambda: bench.control.published[-1] == {ONE})
+        bench.samples[ONE] = replace(IDLE, usual_urgency=3, serving=False)
+        writes = len(bench.control.published)
+        clock[0] += 60
+        bench.tracker.touch(ONE)  # it was said a minute ago that somebody wants it: that is less than an interval
+        await asyncio.sleep(0.02)
+        assert len(bench.control.published) == writes
+        clock[0] += 3600
+        bench.tracker.touch(ONE)
+        await eventually(lambda: (bench.control.demands.value or {})[ONE].urgency == 3)
         task.cancel()

@@ -54,6 +54,17 @@ def test_one_that_grows_is_refused_at_the_bound_and_leaves_nothing() -> None:
     assert held.held == 0
 
 
+def test_one_that_grows_beyond_its_share_passes_when_it_is_alone() -> None:
+    held = ledger(limit=100)
+    with held.hold(0, Priority.LOW) as body:
+        for _ in range(50):
+            body.grow(100)
+        assert held.held == 5000
+        with pytest.raises(MemoryFull), held.hold(1, Priority.CRITICAL):
+            pass
+    assert held.held == 0
+
+
 @given(st.lists(st.tuples(st.integers(0, 400), st.sampled_from(Priority), st.booleans()), max_size=100))
 def test_whatever_comes_and_goes_the_sum_is_right_and_within_the_share(
     steps: list[tuple[int, Priority, bool]],

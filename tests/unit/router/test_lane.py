@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import structlog.testing
 
 from modelmora.control import Key, Worker
 from modelmora.errors import (
@@ -31,8 +32,9 @@ from modelmora_router.lane import Lane
 from modelmora_router.metrics import Meters
 from modelmora_router.outstanding import CAPACITY
 from modelmora_router.replica_set import ReplicaSet
-from modelmora_router.replicas import Replica
+from modelmora_router.replicas import Replica, Sendable
 from modelmora_router.settings import RouterSettings
+from tests.support.entries import Item, texts_of
 from tests.support.routing import call, deployment, eventually, failed
 
 SETTINGS = RouterSettings()
@@ -59,9 +61,12 @@ class ScriptedReplica(Replica):
     def serve(self, *, serving: bool = True) -> None:
         self._set(healthy=serving, streaming=serving)
 
-    def send(self, batch: Sequence[worker_pb2.BatchEntry], priority: Priority) -> None:
-        self.batches_sent.append([entry.input["text"].text.items[0] for entry in batch])
-        self.sent.extend(batch)
+    def send(self, batch: Sequence[Sendable], priority: Priority) -> None:
+        written = worker_pb2.Batch()
+        for each in batch:
+            each.add_to(written)
+        self.batches_sent.append([texts_of(entry)[0] for entry in written.entries])
+        self.sent.extend(written.entries)
         super().send(batch, priority)
         self._unwritten.clear()  # written at once
 
@@ -72,20 +77,20 @@ class ScriptedReplica(Replica):
 
     @property
     def texts(self) -> list[str]:
-        return [entry.input["text"].text.items[0] for entry in self.sent]
+        return [texts_of(entry)[0] for entry in self.sent]
 
     def answer(self, text: str, *, error: Any = None, inference_ms: float = 0.0) -> None:
         """Answers the entry with this text that was sent last."""
-        entry_id = [entry.entry_id for entry in self.sent if entry.input["text"].text.items[0] == text][-1]
+        entry_id = [entry.entry_id for entry in self.sent if texts_of(entry)[0] == text][-1]
         failure = to_rpc(error) if error else None
         result = worker_pb2.EntryResult(entry_id=entry_id, error=failure, inference_ms=inference_ms)
         if error is None:
-            result.output.SetInParent()
+            result.output = b""
         self._take([result])
 
     def answer_all(self) -> None:
         for entry_id in [entry.entry_id for entry in self.sent if entry.entry_id in self._outstanding]:
-            result = worker_pb2.EntryResult(entry_id=entry_id, output=worker_pb2.Output())
+            result = worker_pb2.EntryResult(entry_id=entry_id, output=b"")
             self._take([result])
 
 
@@ -140,7 +145,7 @@ async def running_lane(
             owner.cancel()
 
 
-@pytest.mark.req("REQ-QUEUE-001a", "REQ-QUEUE-001d")
+@pytest.mark.req("REQ-QUEUE-001a", "REQ-QUEUE-001d", "RM-2.1a")
 async def test_what_is_urgent_goes_first_and_equals_go_in_their_order() -> None:
     async with running_lane() as bench:
         for text in ("low-1", "normal-1", "low-2", "critical", "high", "normal-2"):
@@ -229,7 +234,7 @@ async def test_the_answer_to_what_nobody_waits_for_any_more_disturbs_nobody() ->
     async with running_lane() as bench:
         replica = bench.replica()
         await bench.infer(call("slow", timeout_s=0.02))
-        bench.lane.finished(worker_pb2.EntryResult(entry_id=replica.sent[0].entry_id, output=worker_pb2.Output()))
+        bench.lane.finished(worker_pb2.EntryResult(entry_id=replica.sent[0].entry_id, output=b""))
         outcome = bench.infer(call("next"))
         await eventually(lambda: "next" in replica.texts)
         replica.answer("next")
@@ -463,7 +468,7 @@ async def test_whoever_is_left_when_the_lane_ends_is_told() -> None:
 # ---------------------------------------------------------------------------------------------------- batches
 
 
-@pytest.mark.req("REQ-QUEUE-005", "FR-012")
+@pytest.mark.req("REQ-QUEUE-005", "FR-012", "RM-2.1g")
 async def test_what_waits_goes_out_together_in_its_order() -> None:
     async with running_lane(batches=True) as bench:
         for text in ("low", "normal-1", "normal-2", "high"):
@@ -474,7 +479,7 @@ async def test_what_waits_goes_out_together_in_its_order() -> None:
         replica.answer_all()
 
 
-@pytest.mark.req("REQ-QUEUE-006a", "REQ-QUEUE-006c")
+@pytest.mark.req("REQ-QUEUE-006a", "REQ-QUEUE-006c", "RM-2.1h")
 async def test_a_batch_is_no_larger_than_the_deployment_says() -> None:
     async with running_lane(deployment(batching={"maxSize": 3}), batches=True) as bench:
         outcomes = [bench.infer(call(str(number))) for number in range(7)]
@@ -564,11 +569,45 @@ async def test_a_critical_batch_above_the_capacity_of_one_worker_takes_no_room_f
     async with running_lane() as bench:
         busy, idle, replicas = bench.replica("w1"), bench.replica("w2"), ReplicaSet()
         for entry_id, priority in enumerate((Priority.LOW, Priority.LOW, Priority.CRITICAL), start=1):
-            entry = worker_pb2.BatchEntry(entry_id=entry_id, input=call("busy").input)
-            busy.send([entry], priority)
+            busy.send([Item(entry_id)], priority)
         replicas.attach(busy)
         replicas.attach(idle)
         assert replicas.free_batches(time.monotonic()) == CAPACITY
+
+
+# ---------------------------------------------------------------------------------------------------- replicas
+
+
+async def spread(bench: Bench, replicas: Sequence[ScriptedReplica], requests: int) -> list[int]:
+    """How many of these requests each replica gets; each of them comes when the one before has been answered."""
+    before = [len(replica.sent) for replica in replicas]
+    for number in range(sum(before), sum(before) + requests):
+        outcome, text = bench.infer(call(f"{number}")), f"{number}"
+        await eventually(lambda text=text: any(has_text(replica, text) for replica in replicas))  # type: ignore[misc]
+        next(replica for replica in replicas if has_text(replica, text)).answer(text)
+        assert isinstance(await outcome, Answer)
+    return [len(replica.sent) - count for replica, count in zip(replicas, before, strict=True)]
+
+
+@pytest.mark.req("RM-4.2d")
+async def test_equal_replicas_that_are_idle_get_equal_shares() -> None:
+    async with running_lane() as bench:
+        replicas = [bench.replica(f"w{number}") for number in range(3)]
+        assert await spread(bench, replicas, 300) == [100, 100, 100]
+
+
+@pytest.mark.req("RM-4.2d")
+async def test_what_is_less_loaded_gets_more_and_what_does_not_serve_nothing() -> None:
+    async with running_lane() as bench:
+        replicas = [bench.replica(f"w{number}") for number in range(4)]
+        replicas[3].serve(serving=False)  # it has not loaded the model
+        busy = bench.infer(call("long"))
+        await eventually(lambda: any(replica.sent for replica in replicas))
+        replicas.sort(key=lambda replica: -replica.outstanding)
+        assert sorted(await spread(bench, replicas, 60)) == [0, 0, 30, 30]
+        replicas[0].answer("long")
+        await busy
+        assert sorted(await spread(bench, replicas, 60)) == [0, 20, 20, 20]
 
 
 # ---------------------------------------------------------------------------------------------------- failures
@@ -679,3 +718,65 @@ async def test_nothing_is_sent_to_a_worker_that_fails_until_one_request_has_trie
         replica.answer_all()
         assert all([isinstance(await outcome, Answer) for outcome in outcomes])
         assert bench.lane.statistics().breakers == {"w1": BreakerState.CLOSED}
+
+
+@pytest.mark.req("RM-5.1d")
+@pytest.mark.parametrize(
+    ("time_s", "leaves", "state"),
+    [(0.1, False, BreakerState.OPEN), (0.04, True, BreakerState.OPEN), (60, True, BreakerState.HALF_OPEN)],
+    ids=["its time is over", "its caller knows so a little sooner", "its caller leaves for reasons of its own"],
+)
+async def test_a_trial_without_an_answer_counts_when_its_time_is_over(
+    time_s: float, state: BreakerState, *, leaves: bool
+) -> None:
+    async with running_lane(settings=RouterSettings(breaker_failures=1, breaker_open_s=0.2)) as bench:
+        replica = bench.replica()
+        bench.infer(call("lost"))
+        await eventually(lambda: replica.sent)
+        lose(replica)
+        replica.serve()
+        opened_until = replica.trusted_at or 0
+        await eventually(lambda: replica.breaker(time.monotonic()) is BreakerState.HALF_OPEN)
+        trial = bench.infer(call("trial", deadline=time.monotonic() + time_s))
+        await eventually(partial(has_text, replica, "trial"))
+        if leaves:
+            trial.cancel()
+        await asyncio.wait([trial])
+        assert ((replica.trusted_at or 0) > opened_until) is (state is BreakerState.OPEN)
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+async def test_a_lane_is_as_urgent_as_the_most_urgent_of_what_waits_or_runs() -> None:
+    async with running_lane(deployment(queue={"defaultPriority": "LOW"})) as bench:
+        assert bench.lane.urgency == 0
+        asked = asyncio.ensure_future(bench.lane.until_serving())
+        await eventually(lambda: bench.lane.urgency == Priority.LOW)
+        bench.infer(call("high", priority=Priority.HIGH))
+        bench.infer(call("normal", priority=Priority.NORMAL))
+        await bench.queued(2)
+        assert bench.lane.urgency == Priority.HIGH
+        replica = bench.replica()
+        await asked
+        await eventually(lambda: replica.texts == ["high", "normal"])
+        assert bench.lane.urgency == Priority.HIGH
+        replica.answer("high")
+        assert bench.lane.urgency == Priority.NORMAL
+        replica.answer("normal")
+        assert bench.lane.urgency == 0
+
+
+@pytest.mark.req("REQ-OBS-003d")
+async def test_a_queue_that_is_nearly_full_is_a_warning_and_not_one_for_each_request() -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with running_lane(deployment(queue={"maxLength": 10})) as bench:
+            for number in range(8):
+                bench.infer(call(str(number)))
+            await bench.queued(8)
+            assert lines == []
+            for number in range(2):
+                bench.infer(call(f"more {number}"))
+            await bench.queued(10)
+            warned = [line for line in lines if line["log_level"] == "warning"]
+            assert [(line["event"], line["queued"], line["max_length"]) for line in warned] == [
+                ("queue is nearly full", 8, 10)
+            ]

@@ -43,7 +43,7 @@ def answer(*, total_ms: float = 20.0, inference_ms: float = 3.0) -> Answer:
     return Answer(
         model_id="one",
         version="1.0.0",
-        output={},
+        output=b"",
         queue_ms=total_ms - inference_ms,
         inference_ms=inference_ms,
         total_ms=total_ms,
@@ -124,6 +124,19 @@ def test_sheds_retries_and_holds_count() -> None:
     assert of_one(meters, "hold_duration_seconds_bucket", le="1.0") == 1
 
 
+@pytest.mark.req("RM-4.3c")
+def test_copies_for_a_mirror_count_by_what_became_of_them_and_go_with_the_model() -> None:
+    meters, mirror = Meters(), deployment()
+    model = meters.of(mirror)
+    assert of_one(meters, "mirror_copies_total", outcome="Answered") is None, "most models are no mirror"
+    for outcome in ("Answered", "Failed", "TooMany", "HeldBytes", "Closing"):
+        model.copied(outcome)
+        assert of_one(meters, "mirror_copies_total", outcome=outcome) == 1
+    meters.forget(mirror)
+    model.copied("Answered")  # of one that was under way
+    assert of_one(meters, "mirror_copies_total", outcome="Answered") is None
+
+
 @pytest.mark.req("REQ-OBS-001d", "RM-2.6b")
 def test_loads_and_unloads_count() -> None:
     meters = Meters()
@@ -132,6 +145,15 @@ def test_loads_and_unloads_count() -> None:
     model.loaded()
     model.unloaded()
     assert (of_one(meters, "model_loads_total"), of_one(meters, "model_unloads_total")) == (2, 1)
+
+
+@pytest.mark.req("RM-4.3b")
+def test_rollbacks_count_and_are_there_from_the_start() -> None:
+    meters = Meters()
+    model = meters.of(deployment())
+    assert of_one(meters, "route_rollbacks_total") == 0
+    model.rolled_back()
+    assert of_one(meters, "route_rollbacks_total") == 1
 
 
 # ------------------------------------------------------------------------------------------------ the life of labels

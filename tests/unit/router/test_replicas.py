@@ -10,10 +10,10 @@ from modelmora.control import Key, Worker
 from modelmora.errors import ModelMoraError
 from modelmora.spec import Priority
 from modelmora.v1 import worker_pb2
-from modelmora.wire.values import to_values
 from modelmora_router.breaker import BreakerState
 from modelmora_router.replicas import Replica
 from modelmora_router.settings import RouterSettings
+from tests.support.entries import Item
 
 
 class RememberingOwner:
@@ -55,8 +55,8 @@ class GarbageStream:
         yield None
 
 
-def entry(entry_id: int, *, size: int = 10) -> worker_pb2.BatchEntry:
-    return worker_pb2.BatchEntry(entry_id=entry_id, input=to_values({"text": "x" * size}))
+def entry(entry_id: int, *, size: int = 10) -> Item:
+    return Item(entry_id, "x" * size)
 
 
 def replica_of(owner: RememberingOwner) -> Replica:
@@ -105,7 +105,7 @@ async def test_a_result_that_comes_twice_counts_once() -> None:
     owner = RememberingOwner()
     replica = replica_of(owner)
     send(replica, 1, 2)
-    twice = worker_pb2.EntryResult(entry_id=1, output=worker_pb2.Output())
+    twice = worker_pb2.EntryResult(entry_id=1, output=b"")
     replica._take([twice, twice, worker_pb2.EntryResult(entry_id=77)])
     assert [result.entry_id for result in owner.answered] == [1]
     assert replica.outstanding == 1
@@ -118,16 +118,76 @@ async def test_only_a_worker_that_has_fallen_silent_fails_with_a_request_that_to
     replica = Replica(worker, RememberingOwner(), settings, model_id="one", now=lambda: clock[0])
     send(replica, 1)
     clock[0] += 2
-    replica._take([worker_pb2.EntryResult(entry_id=1)])  # the slowest of late took 2 s
-    sent_at = clock[0]
-    clock[0] += 7.9
-    replica.gave_no_answer(sent_at)  # it may be slow
+    send(replica, 2)
+    clock[0] += 1
+    replica._take([worker_pb2.EntryResult(entry_id=1)])  # the slowest of late took 3 s
+    send(replica, 3)
+    clock[0] += 11.9
+    replica.gave_no_answer(3, overdue=True)  # it may be slow
     assert replica.breaker(clock[0]) is BreakerState.CLOSED
     clock[0] += 0.2
-    replica.gave_no_answer(sent_at - 5)  # it has answered others since
+    replica.gave_no_answer(2, overdue=True)  # it has answered others since
     assert replica.breaker(clock[0]) is BreakerState.CLOSED
-    replica.gave_no_answer(sent_at)
+    replica.gave_no_answer(3, overdue=True)
     assert replica.breaker(clock[0]) is BreakerState.OPEN
+
+
+def silent_replica(clock: list[float], **settings: float) -> Replica:
+    """One that has answered at once so far, and no more from now on."""
+    worker = Worker("w1", Key("default", "one"), "unix:x", "unix:x")
+    chosen = RouterSettings.model_validate(settings)
+    replica = Replica(worker, RememberingOwner(), chosen, model_id="one", now=lambda: clock[0])
+    send(replica, 99)
+    replica._take([worker_pb2.EntryResult(entry_id=99)])
+    clock[0] += 1
+    return replica
+
+
+def give_up(replica: Replica, *entry_ids: int, overdue: bool = True) -> None:
+    """As a lane does."""
+    for entry_id in entry_ids:
+        replica.gave_no_answer(entry_id, overdue=overdue)
+        replica.cancel(entry_id)
+
+
+@pytest.mark.req("RM-5.1d")
+async def test_a_batch_without_an_answer_is_one_failure_however_many_were_in_it() -> None:
+    clock = [100.0]
+    replica = silent_replica(clock, breaker_failures=2)
+    send(replica, 1, 2, 3, 4, 5)
+    send(replica, 6)
+    clock[0] += 10
+    give_up(replica, 1, 2, 3)
+    assert replica.breaker(clock[0]) is BreakerState.CLOSED
+    give_up(replica, 6)
+    assert replica.breaker(clock[0]) is BreakerState.OPEN
+    until = replica.trusted_at
+    clock[0] += 60
+    give_up(replica, 4, 5)  # of a batch that was counted
+    assert replica.trusted_at == until
+
+
+@pytest.mark.req("RM-5.1d")
+async def test_a_trial_that_has_no_answer_in_its_time_has_failed_however_short_that_was() -> None:
+    clock = [100.0]
+    replica = silent_replica(clock, breaker_failures=1)
+    send(replica, 1)
+    send(replica, 2)
+    clock[0] += 10
+    give_up(replica, 1)
+    first_s = (replica.trusted_at or 0) - clock[0]
+    clock[0] = replica.trusted_at or 0
+    give_up(replica, 2)  # sent before it opened: no trial
+    assert replica.breaker(clock[0]) is BreakerState.HALF_OPEN
+    send(replica, 3)
+    clock[0] += 0.01
+    give_up(replica, 3, overdue=False)  # its caller left by itself
+    assert replica.breaker(clock[0]) is BreakerState.HALF_OPEN
+    send(replica, 4)
+    clock[0] += 0.01
+    give_up(replica, 4)
+    assert replica.breaker(clock[0]) is BreakerState.OPEN
+    assert (replica.trusted_at or 0) - clock[0] >= first_s * 2 * 0.75 / 1.25
 
 
 async def test_what_a_lost_worker_never_heard_of_goes_elsewhere() -> None:

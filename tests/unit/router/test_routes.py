@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmora.control import Key
+from modelmora.control.trips import with_trips
 from modelmora.errors import ModelNotFound, ModelUnhealthy
 from modelmora.spec import ModelDeployment, ModelRef, ModelRoute
 from modelmora.spec.route_effect import Defect
@@ -191,6 +192,57 @@ def test_a_backend_that_falls_out_moves_only_its_own() -> None:
 def test_who_does_not_send_the_header_is_balanced() -> None:
     of = table(OLD, NEW, sticky(old=1, new=1))
     assert picked(of, 10) == picked(of, 10, {"x-user": ""}) == {"old": 5, "new": 5}
+
+
+# ------------------------------------------------------------------------------------------------ rolled back
+
+ROLLBACK = {"errorPercent": 50, "minRequests": 2}
+
+
+def canary(generation: int = 1, *, rolled_back: bool = False, **spec: Any) -> ModelRoute:
+    of = route({"old": 60, "new": 40}, generation=generation, rollback=ROLLBACK, **spec)
+    return with_trips(of, [routes.trip("new", generation=generation)], 0.0) if rolled_back else of
+
+
+@pytest.mark.req("RM-4.3b")
+def test_a_backend_that_was_rolled_back_gets_nothing_and_is_not_woken() -> None:
+    fallen = table(OLD, NEW, canary(rolled_back=True))
+    assert picked(fallen, 10) == {"old": 10}
+    assert fallen.wanted == ()
+    assert table(OLD, FAILED, canary(rolled_back=True)).wanted == ()
+
+
+@pytest.mark.req("RM-4.3b")
+def test_an_edit_gives_a_backend_its_weight_back() -> None:
+    before = canary(rolled_back=True)
+    edited = canary(2).model_copy(update={"status": before.status})
+    assert picked(table(OLD, NEW, edited), 10) == {"old": 6, "new": 4}
+
+
+def test_a_backend_that_was_rolled_back_moves_only_its_own_values() -> None:
+    before = answers(table(OLD, NEW, canary(stickyHeader="X-User")))
+    after = answers(table(OLD, NEW, canary(stickyHeader="X-User", rolled_back=True)))
+    assert {before[user] for user in before if before[user] != after[user]} == {"new"}
+
+
+def test_without_anybody_else_to_answer_what_was_rolled_back_is_named() -> None:
+    with pytest.raises(ModelUnhealthy, match="canary new: 3 of 4 failed: it gets none until the route is edited"):
+        table(NEW, canary(rolled_back=True)).pick({})
+
+
+def test_a_backend_is_lost_only_while_another_can_answer_in_its_place() -> None:
+    of = table(OLD, NEW, canary())
+    trial = of.trials["new"]
+    assert of.may_lose(trial)
+    before = catalog(OLD, NEW, canary(), before=None)
+    for other, may in [
+        (table(OLD, NEW, canary(), before=before), True),
+        (table(NEW, canary(), before=before), False),  # nobody else
+        (table(OLD, NEW, canary(rolled_back=True), before=before), False),  # it is lost already
+        (table(OLD, NEW, canary(2), before=before), False),  # that was another edition
+    ]:
+        (known,) = before.routes.values()
+        assert other.may_lose(known.trials["new"]) is may
 
 
 # ------------------------------------------------------------------------------------------------ copies

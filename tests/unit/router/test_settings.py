@@ -1,10 +1,12 @@
 """The router's settings."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
 from modelmora.errors import InvalidSettings
-from modelmora_router.settings import ClusterSettings, RouterSettings, read
+from modelmora_router.settings import ClusterSettings, ProcessSettings, RouterSettings, read
 
 
 @pytest.mark.req("REQ-DEPLOY-003")
@@ -56,3 +58,24 @@ def test_a_wrong_setting_in_the_environment_is_named(monkeypatch: pytest.MonkeyP
     with pytest.raises(InvalidSettings) as refused:
         read(kind)
     assert name in refused.value.context.remedy
+
+
+def test_processes_share_out_what_bounds_the_memory_of_all() -> None:
+    part = RouterSettings(processes=4, max_held_bytes=8 << 20, max_rate_limited_clients=10).shared_out()
+    assert (part.max_held_bytes, part.max_rate_limited_clients) == (2 << 20, 2)
+    least = RouterSettings(processes=64, max_held_bytes=1 << 20, max_rate_limited_clients=1).shared_out()
+    assert (least.max_held_bytes, least.max_rate_limited_clients) == (1 << 20, 1)
+    assert RouterSettings().shared_out() == RouterSettings()
+
+
+@pytest.mark.parametrize("processes", [0, 65, 1.5])
+def test_a_number_of_processes_that_cannot_be_is_refused(processes: float) -> None:
+    with pytest.raises(ValidationError):
+        RouterSettings(processes=processes)
+
+
+def test_a_process_reads_what_it_was_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = ProcessSettings(number=3, folder=tmp_path, parent_pid=42)
+    for name, value in told.variables().items():
+        monkeypatch.setenv(name, value)
+    assert read(ProcessSettings) == told

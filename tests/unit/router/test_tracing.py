@@ -72,7 +72,7 @@ def test_the_spans_of_an_answer_lie_in_one_another() -> None:
     answer = Answer(
         model_id="one",
         version="2.0.0",
-        output={},
+        output=b"",
         queue_ms=7.0,
         inference_ms=3.0,
         total_ms=12.0,

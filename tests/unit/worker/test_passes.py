@@ -23,7 +23,7 @@ def allowed(passes: list[list[int]], lengths: list[int], limits: PassLimits) -> 
 
 
 @given(lengths=LENGTHS, limits=LIMITS)
-@pytest.mark.req("REQ-QUEUE-007a")
+@pytest.mark.req("REQ-QUEUE-007a", "RM-2.1i")
 def test_every_text_is_in_one_pass_and_no_pass_is_too_large(lengths: list[int], limits: PassLimits) -> None:
     passes = cut(lengths, limits)
     assert sorted(index for each in passes for index in each) == list(range(len(lengths)))

@@ -7,9 +7,9 @@ import pytest
 from modelmora.errors import InferenceFailed, InternalError, InvalidRequest, ModelMoraError, PayloadTooLarge
 from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc
-from modelmora.wire.values import from_values
 from modelmora_worker.entry import Done
 from modelmora_worker.responses import Writer
+from tests.support.entries import outputs_of
 
 WRITER = Writer("m", 1_000_000)
 
@@ -33,10 +33,10 @@ def test_a_batch_is_one_message_with_every_answer_as_it_was() -> None:
     messages = WRITER.write(done)
     assert len(messages) == 1
     found = read(messages)
-    values = from_values(found[7].output.values)
+    values = outputs_of(found[7])
     np.testing.assert_array_equal(np.asarray(values["e"]), array)
     assert values["t"] == ["a", "b"]
-    assert from_values(found[9].output.values) == {"p": [b"png"]}
+    assert outputs_of(found[9]) == {"p": [b"png"]}
     assert found[7].inference_ms == 1.5
     assert isinstance(from_rpc(found[8].error), InvalidRequest)
 

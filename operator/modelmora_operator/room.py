@@ -1,0 +1,69 @@
+"""What one model is to those that compete with it for places, and how it stands while it has none."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from modelmora.control import Demand
+from modelmora.spec import ModelDeployment
+from modelmora_operator.cluster import ObservedWorker, Phase, Snapshot
+from modelmora_operator.sharing import Contender
+
+_UNWANTED = Demand(0.0, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is decided about one model. `awaited`: workers that are missing and may be started, if there is room."""
+
+    wanted: int
+    stopped: Collection[str]
+    started: int
+    awaited: int
+
+
+def contender_of(snapshot: Snapshot, deployment: ModelDeployment, turn: Turn, now: float) -> Contender:
+    """The model as it is once what is decided has begun."""
+    demand = snapshot.demand or _UNWANTED
+    stays = [w for w in snapshot.workers if not w.terminating and w.worker_id not in turn.stopped]
+    live = len(stays) + turn.started
+    serving = [now if w.serving_since is None else w.serving_since for w in stays if w.serving]
+    # After a failure nothing is started for a while: what it would be for is no reason to keep others waiting.
+    wants = min(turn.wanted, live + turn.awaited)
+    return Contender(
+        key=snapshot.key,
+        wants=wants,
+        live=live,
+        ending=len(snapshot.workers) - len(stays),
+        surge=max(0, live + turn.awaited - wants),
+        firm=min(wants, _firm(deployment, live)),
+        loading=not serving and (turn.started > 0 or any(_on_its_way(w) for w in stays)),
+        serving_since=min(serving, default=None),
+        urgency=demand.urgency,
+        waiting_since=0.0 if serving else demand.waiting_since,
+        last_used_at=demand.last_used_at,
+        min_residency_s=deployment.spec.eviction.min_residency_seconds,
+    )
+
+
+def shown(snapshot: Snapshot, deployment: ModelDeployment, wanted: int, *, verified: bool) -> int:
+    """The workers that its status says are wanted: one that gave way, and that nobody waits for, is at rest."""
+    share, waits = snapshot.share, bool(snapshot.demand and snapshot.demand.urgency)
+    at_rest = share is not None and share.granted == 0 and not waits and verified
+    return deployment.spec.scaling.min_replicas if at_rest else wanted
+
+
+def vain_in_s(snapshot: Snapshot, deployment: ModelDeployment, now: float) -> float | None:
+    """When requests have waited for a place for as long as they may, seconds from now; None: none of them waits."""
+    share, demand = snapshot.share, snapshot.demand
+    if share is None or share.granted > 0 or demand is None or not demand.waiting_since:
+        return None
+    return demand.waiting_since + deployment.spec.queue.cold_start_timeout_seconds - now
+
+
+def _firm(deployment: ModelDeployment, live: int) -> int:
+    floor = deployment.spec.scaling.min_replicas
+    return max(floor, live) if deployment.spec.eviction.policy == "Never" else floor
+
+
+def _on_its_way(worker: ObservedWorker) -> bool:
+    return not worker.serving and worker.phase is not Phase.FAILED and worker.failure is None and not worker.no_room

@@ -1,0 +1,52 @@
+"""What becomes of a router process that has ended unasked: it is started again, or all of them end. No I/O."""
+
+import signal
+from dataclasses import dataclass
+from typing import Final
+
+CANNOT_START: Final = 2  # the exit code of a program that has said why it cannot begin
+
+_FIRST_S: Final = 0.5
+_CAP_S: Final = 30.0
+_MAX_DOUBLINGS: Final = 16  # beyond it the cap has long been reached
+_WELL_AFTER_S: Final = 30.0  # who lived so long is started again at once
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Of one of the processes: how often it was started, and how often in a row it did not live long."""
+
+    starts: int = 0
+    failures: int = 0
+
+    def started(self) -> "History":
+        """After one more start."""
+        return History(self.starts + 1, self.failures)
+
+    def ended(self, lived_s: float) -> "History":
+        """After its end."""
+        return History(self.starts, 0 if lived_s >= _WELL_AFTER_S else self.failures + 1)
+
+    @property
+    def delay_s(self) -> float:
+        """Before the next start."""
+        if not self.failures:
+            return 0.0
+        return min(_CAP_S, _FIRST_S * 2.0 ** min(self.failures - 1, _MAX_DOUBLINGS))
+
+    def is_hopeless(self, code: int) -> bool:
+        """Whether the whole program is to end: it cannot even begin.
+
+        Later the same is no reason to: while the API server is away, the other processes serve what they know.
+        """
+        return code == CANNOT_START and self.starts == 1
+
+
+def manner(code: int) -> str:
+    """How a process ended, in words."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"killed by signal {-code}"

@@ -1,0 +1,39 @@
+"""When a router process that has ended is started again, and when all of them end."""
+
+import pytest
+
+from modelmora_router.restarts import CANNOT_START, History, manner
+
+
+def after(*lives: float) -> History:
+    """The history of a process that was started once for each of these times, and lived so long."""
+    history = History()
+    for lived_s in lives:
+        history = history.started().ended(lived_s)
+    return history
+
+
+def test_who_ends_soon_again_and_again_waits_longer_each_time_up_to_a_cap() -> None:
+    assert [after(*[1.0] * times).delay_s for times in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert after(*[1.0] * 10_000).delay_s == 30
+
+
+def test_who_has_lived_long_is_started_again_at_once_and_counts_from_the_beginning() -> None:
+    assert after(1, 1, 1, 30).delay_s == 0
+    assert after(1, 1, 1, 30, 1).delay_s == 0.5
+    assert after(1, 1, 29.9).delay_s == 2
+
+
+def test_only_a_process_that_could_not_even_begin_the_first_time_ends_all() -> None:
+    first = History().started().ended(1)
+    assert first.is_hopeless(CANNOT_START)
+    assert not first.is_hopeless(1)
+    assert not first.is_hopeless(-9)
+    assert not first.started().ended(1).is_hopeless(CANNOT_START)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"), [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-50, "killed by signal 50")]
+)
+def test_an_end_is_told_in_words(code: int, words: str) -> None:
+    assert manner(code) == words
