@@ -27,19 +27,20 @@ from modelmora.errors import (
     ServerUnavailable,
     WorkerUnavailable,
 )
-from modelmora.scheduling import Arrivals, BatchLimits, PriorityQueue, form, wait_s
+from modelmora.scheduling import Arrivals, BatchLimits, form, wait_s
 from modelmora.spec import ModelDeployment, Priority
 from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc
 from modelmora_router import refusals
+from modelmora_router.alarm import Alarm
 from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall, is_output
-from modelmora_router.deadlines import Deadlines
 from modelmora_router.lane_log import LaneLog
+from modelmora_router.ledger import Ledger
 from modelmora_router.metrics import ModelMeters
 from modelmora_router.replica_set import ReplicaSet
 from modelmora_router.replicas import Replica
-from modelmora_router.retries import Retrying, given_back_too_often, later
+from modelmora_router.retries import given_back_too_often, later
 from modelmora_router.settings import RouterSettings
 from modelmora_router.tickets import LaneStatistics, Ticket, ticket_for
 
@@ -66,24 +67,19 @@ class Lane:
         self._meters = meters
         self._now = now
         self._limits = self._limits_of(deployment)
-        self._queue: PriorityQueue[Ticket] = PriorityQueue(ageing_s=settings.ageing_s or math.inf)
-        self._tickets: dict[int, Ticket] = {}  # all of them, waiting and running
-        self._deadlines = Deadlines()
-        self._retrying = Retrying(chance)
+        self._ledger = Ledger(ageing_s=settings.ageing_s, chance=chance)
         self._arrivals = Arrivals()
         self._replicas = ReplicaSet()
         self._serving = 0
         self._awake = False
         self._closed: ModelMoraError | None = None
         self._waiting_for_load = 0
-        self._last_id = 0
         self._last_used_at: float | None = None
         self._log = LaneLog()
         self._look_at = math.inf  # when the next batch may be due by time alone
         self._wake = asyncio.Event()
         self._state_changed = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm = Alarm(self._wake.set)
 
     @property
     def deployment(self) -> ModelDeployment:
@@ -92,25 +88,23 @@ class Lane:
     @property
     def busy(self) -> bool:
         """Whether requests wait or run."""
-        return bool(self._tickets)
+        return len(self._ledger) > 0
 
     @property
     def urgency(self) -> int:
         """The most urgent priority among the requests that wait or run, or of a load that is waited for; 0: none."""
-        priorities = {ticket.priority for ticket in self._tickets.values()}
-        if self._waiting_for_load:
-            priorities.add(Priority[self._deployment.spec.queue.default_priority])
-        return min(priorities, default=0)
+        of_load = Priority[self._deployment.spec.queue.default_priority] if self._waiting_for_load else 0
+        return min(filter(None, (self._ledger.urgency, of_load)), default=0)
 
     def statistics(self) -> LaneStatistics:
-        waiting = len(self._queue) + len(self._retrying)
+        queued = self._ledger.queued
         return LaneStatistics(
-            queued=waiting,
-            running=len(self._tickets) - waiting,
+            queued=queued,
+            running=len(self._ledger) - queued,
             waiting_for_load=self._waiting_for_load,
             serving=self._replicas.serving,
             last_used_at=self._last_used_at,
-            queued_by_priority=self._queue.lengths(),
+            queued_by_priority=self._ledger.queue.lengths(),
             breakers=self._replicas.breakers(self._now()),
         )
 
@@ -159,28 +153,22 @@ class Lane:
     def _admit(self, call: InferenceCall) -> Ticket:
         self._used()
         self._refuse()
-        ticket = self._ticket(call)
+        ticket = ticket_for(call, self._deployment, entry_id=self._ledger.next_id(), awake=self._awake)
         self._make_place(ticket)
-        self._tickets[ticket.entry_id] = ticket
-        self._queue.push(ticket)
-        self._deadlines.set(ticket.entry_id, ticket.clock.ends_at)
+        self._ledger.add(ticket)
+        self._ledger.retrying.earned()
         self._arrivals.note(call.received_at)
-        self._retrying.earned()
         self._log.queued(self._deployment.model_id, ticket)
         self._wake.set()
         return ticket
 
-    def _ticket(self, call: InferenceCall) -> Ticket:
-        self._last_id += 1
-        return ticket_for(call, self._deployment, entry_id=self._last_id, awake=self._awake)
-
     def _make_place(self, ticket: Ticket) -> None:
         """In a queue that is full, a more urgent request takes the place of the newest of the least urgent."""
-        waiting, most = len(self._queue), self._deployment.spec.queue.max_length
+        waiting, most = len(self._ledger.queue), self._deployment.spec.queue.max_length
         self._log.filling(self._deployment.model_id, waiting, most, ticket.arrived_at)
         if waiting < most or waiting - most < self._replicas.free_batches(self._now()) * self._limits.max_size:
             return
-        victim = self._queue.pop_last(less_urgent_than=ticket.priority)
+        victim = self._ledger.queue.pop_last(less_urgent_than=ticket.priority)
         if victim is None:
             self._meters.shed("QueueFull")
             raise refusals.queue_full(self._deployment)
@@ -226,8 +214,8 @@ class Lane:
 
     async def until_empty(self) -> None:
         """Returns once nothing waits or runs."""
-        while self._tickets:
-            await asyncio.wait([ticket.future for ticket in self._tickets.values()])
+        while tickets := self._ledger.all():
+            await asyncio.wait([ticket.future for ticket in tickets])
 
     def close(self, error: ModelMoraError) -> None:
         """From now on the lane refuses with this error, those that are in it first; the first such error stays."""
@@ -236,13 +224,13 @@ class Lane:
         self._announce()
 
     def _settle_all(self, error: ModelMoraError) -> None:
-        for ticket in list(self._tickets.values()):
+        for ticket in self._ledger.all():
             self._fail(ticket, error)
 
     # ------------------------------------------------------------------------------------------------ for replicas
 
     def finished(self, result: worker_pb2.EntryResult) -> None:
-        ticket = self._tickets.get(result.entry_id)
+        ticket = self._ledger.find(result.entry_id)
         if ticket is None:
             return
         match result.WhichOneof("kind"):
@@ -259,13 +247,13 @@ class Lane:
             "the worker ended before it worked on the request", remedy="send the request again", retry_after_s=1.0
         )
         for entry_id in entry_ids:
-            if ticket := self._tickets.get(entry_id):
+            if ticket := self._ledger.find(entry_id):
                 self._requeue(ticket, gone)
         self._wake.set()
 
     def lost(self, entry_ids: Iterable[int], error: ModelMoraError) -> None:
         for entry_id in entry_ids:
-            if ticket := self._tickets.get(entry_id):
+            if ticket := self._ledger.find(entry_id):
                 self._retry(ticket, error)
         self._wake.set()
 
@@ -285,11 +273,9 @@ class Lane:
             self._meters.unloaded()
 
     def _turn(self, now: float) -> None:
-        for ticket in self._waiting():
-            if self._awake:
-                self._meters.held(now - ticket.clock.since)
-            ticket.clock = ticket.clock.turned(awake=self._awake, now=now)
-            self._deadlines.set(ticket.entry_id, ticket.clock.ends_at)
+        for ticket in self._ledger.waiting() if self._awake else ():
+            self._meters.held(now - ticket.clock.since)
+        self._ledger.turn(awake=self._awake, now=now)
 
     def _announce(self) -> None:
         changed, self._state_changed = self._state_changed, asyncio.Event()
@@ -307,8 +293,7 @@ class Lane:
                 self._step()
                 await self._wake.wait()
         finally:
-            if self._timer:
-                self._timer.cancel()
+            self._alarm.cancel()
             self.close(ServerUnavailable("the server ended before the request was answered", retry_after_s=1.0))
 
     async def _gather(self) -> None:
@@ -316,10 +301,10 @@ class Lane:
 
         A turn takes no time of its own. A caller who is alone does not wait even for that.
         """
-        for _ in range(_TURNS if len(self._queue) > 1 else 0):
-            last_id = self._last_id
+        for _ in range(_TURNS if len(self._ledger.queue) > 1 else 0):
+            before = len(self._ledger.queue)
             await asyncio.sleep(0)
-            if self._last_id == last_id:
+            if len(self._ledger.queue) <= before:
                 return
 
     def _step(self) -> None:
@@ -327,9 +312,9 @@ class Lane:
             now = self._now()
             self._expire(now)
             self._release_held()
-            self._unpark(now)
+            self._ledger.unpark(now)
             self._dispatch(now)
-            self._arm(now)
+            self._alarm.set(min(self._ledger.next_at(), self._look_at), now)
         except Exception as error:  # the task's top: one bug must not end the lane
             log.exception("lane failed", model=self._deployment.model_id)
             wrapped = InternalError("the router failed on this request", remedy="see its log, and report it")
@@ -337,35 +322,27 @@ class Lane:
             self._settle_all(wrapped)
 
     def _expire(self, now: float) -> None:
-        for entry_id in self._deadlines.pop_due(now):
-            if ticket := self._tickets.get(entry_id):
-                if ticket.replica:
-                    ticket.replica.gave_no_answer(entry_id, overdue=True)
-                else:
-                    self._meters.shed("Expired")
-                self._fail(ticket, self._overdue(ticket, now))
+        for ticket in self._ledger.overdue(now):
+            if ticket.replica:
+                ticket.replica.gave_no_answer(ticket.entry_id, overdue=True)
+            else:
+                self._meters.shed("Expired")
+            self._fail(ticket, self._overdue(ticket, now))
 
     def _release_held(self) -> None:
         """Tells those that wait, as soon as it is known that they wait in vain."""
-        if self._tickets and (refusal := self._find_refusal()):
-            for ticket in self._waiting():
+        if self.busy and (refusal := self._find_refusal()):
+            for ticket in self._ledger.waiting():
                 self._fail(ticket, refusal)
-
-    def _waiting(self) -> list[Ticket]:
-        return [ticket for ticket in self._tickets.values() if ticket.replica is None]
-
-    def _unpark(self, now: float) -> None:
-        for entry_id in self._retrying.due(now):
-            self._queue.push_front(self._tickets[entry_id])
 
     def _dispatch(self, now: float) -> None:
         self._look_at = math.inf
-        while head := self._queue.head(now):
+        while head := self._ledger.queue.head(now):
             target = self._replicas.least_outstanding(head.priority, now)
             if target is None:
                 self._look_at = self._replicas.next_trial(now)
                 return
-            wait = wait_s(self._queue, self._limits, self._arrivals, idle=not target.batches, now=now)
+            wait = wait_s(self._ledger.queue, self._limits, self._arrivals, idle=not target.batches, now=now)
             if wait > 0:
                 self._look_at = now + wait
                 return
@@ -373,7 +350,7 @@ class Lane:
 
     def _send(self, target: Replica, now: float) -> None:
         trusted = target.breaker(now) is BreakerState.CLOSED
-        batch = form(self._queue, self._limits if trusted else replace(self._limits, max_size=1), now)
+        batch = form(self._ledger.queue, self._limits if trusted else replace(self._limits, max_size=1), now)
         size = len(batch)
         self._meters.dispatched(
             size=size, limit=self._limits.max_size, waited_s=[now - ticket.arrived_at for ticket in batch]
@@ -383,25 +360,10 @@ class Lane:
         self._log.started(self._deployment.model_id, batch)
         target.send(batch, batch[0].priority)
 
-    def _arm(self, now: float) -> None:
-        """One timer for the lane. It may ring too early, which is harmless, so it is seldom set anew."""
-        moments = (self._deadlines.next_at(), self._retrying.next_at(), self._look_at)
-        at = min((moment for moment in moments if moment is not None), default=math.inf)
-        if at == math.inf or (self._timer and self._timer_at <= at):
-            return
-        if self._timer:
-            self._timer.cancel()
-        self._timer_at = at
-        self._timer = asyncio.get_running_loop().call_later(max(0.0, at - now), self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        self._wake.set()
-
     # ------------------------------------------------------------------------------------------------ settling
 
     def _settle(self, ticket: Ticket, result: worker_pb2.EntryResult) -> None:
-        self._drop(ticket)
+        self._ledger.drop(ticket)
         call, now = ticket.call, self._now()
         answer = Answer(
             model_id=self._deployment.model_id,
@@ -435,53 +397,38 @@ class Lane:
         if given_back_too_often(ticket):
             self._fail(ticket, error)
             return
-        self._take_back(ticket)
+        self._ledger.take_back(ticket, awake=self._awake, now=self._now())
         if later(ticket, error):
-            self._retrying.park(ticket, ticket.sends, self._now())
+            self._ledger.retrying.park(ticket, ticket.sends, self._now())
         else:
-            self._queue.push_front(ticket)
+            self._ledger.queue.push_front(ticket)
 
     def _retry(self, ticket: Ticket, error: ModelMoraError) -> None:
         """Its worker ended with it: it is sent to another, if it may be, and after a while."""
         ticket.losses += 1
-        if not self._retrying.may(ticket, elsewhere=self._replicas.trusted):
+        if not self._ledger.retrying.may(ticket, elsewhere=self._replicas.trusted):
             self._fail(ticket, error)
             return
-        affordable = self._retrying.spend()
+        affordable = self._ledger.retrying.spend()
         self._meters.retried("Retried" if affordable else "BudgetSpent")
         if not affordable:
             self._fail(ticket, error)
             return
-        self._take_back(ticket)
-        self._retrying.park(ticket, ticket.losses, self._now())
-
-    def _take_back(self, ticket: Ticket) -> None:
-        ticket.replica = None
-        ticket.clock = ticket.clock.turned(awake=self._awake, now=self._now())
-        self._deadlines.set(ticket.entry_id, ticket.clock.ends_at)
+        self._ledger.take_back(ticket, awake=self._awake, now=self._now())
+        self._ledger.retrying.park(ticket, ticket.losses, self._now())
 
     def _fail(self, ticket: Ticket, error: ModelMoraError) -> None:
-        self._drop(ticket)
+        self._ledger.drop(ticket)
         if not ticket.future.done():
             model_id, request_id = self._deployment.model_id, ticket.call.request_id
             ticket.future.set_exception(error.located(model_id=model_id, request_id=request_id))
 
     def _withdraw(self, ticket: Ticket) -> None:
         """Its caller left: perhaps since its own deadline, which it knows a little sooner than the lane, is over."""
-        if ticket.replica and ticket.entry_id in self._tickets:
+        if ticket.replica and self._ledger.find(ticket.entry_id):
             overdue = self._now() > ticket.clock.ends_at - _SOONER_S
             ticket.replica.gave_no_answer(ticket.entry_id, overdue=overdue)
-        self._drop(ticket)
-
-    def _drop(self, ticket: Ticket) -> None:
-        """Takes the ticket out of everything; a worker that has it is told."""
-        self._deadlines.remove(ticket.entry_id)
-        if self._tickets.pop(ticket.entry_id, None) is None:
-            return
-        if ticket.replica:
-            ticket.replica.cancel(ticket.entry_id)
-        elif not self._queue.remove(ticket):
-            self._retrying.forget(ticket)
+        self._ledger.drop(ticket)
 
     def _overdue(self, ticket: Ticket, now: float) -> ModelMoraError:
         return refusals.overdue(

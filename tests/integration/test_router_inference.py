@@ -37,7 +37,7 @@ async def test_rest_answers_with_output_and_timing(router: Router) -> None:
     assert body["requestId"] == answer.headers["x-request-id"]
 
 
-@pytest.mark.req("API-GRPC-1", "REQ-GRPC-001a")
+@pytest.mark.req("API-GRPC-1", "REQ-GRPC-001a", "RM-2.3b")
 async def test_grpc_answers_the_same_as_rest(router: Router) -> None:
     message = await router.inference.Infer(request(["a", "bcd"], model_id="org/one@1.0.0", request_id="mine"))
     output = from_values(message.output)

@@ -448,7 +448,7 @@ async def test_the_status_counts_what_waits_and_runs(router: Router, worker: Fak
     await asyncio.gather(*calls)
 
 
-@pytest.mark.req("API-REST-16", "API-REST-17", "REQ-OBS-005a", "REQ-OBS-005b", "RM-1.4a")
+@pytest.mark.req("API-REST-16", "API-REST-17", "REQ-OBS-005a", "REQ-OBS-005b", "RM-1.4a", "RM-2.6h", "RM-2.6i")
 async def test_probes_are_answered(router: Router) -> None:
     assert (await router.http.get("/health/live")).status_code == 200
     assert (await router.http.get("/health/ready")).json()["status"] == "ready"

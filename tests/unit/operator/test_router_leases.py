@@ -23,6 +23,7 @@ def every(step: float, until: float, begin: float = 0.0) -> list[float]:
     return [begin + step * number for number in range(int((until - begin) / step) + 1)]
 
 
+@pytest.mark.req("RM-4.2c")
 def test_a_lease_that_is_renewed_lives() -> None:
     routers = Routers()
     for now in every(3, 60):
@@ -32,6 +33,7 @@ def test_a_lease_that_is_renewed_lives() -> None:
 
 
 @pytest.mark.req("REQ-LIFE-011")
+@pytest.mark.req("RM-4.2c")
 def test_a_lease_that_is_not_renewed_for_its_duration_is_dead() -> None:
     stale = {"r": lease("r", renewed=0, demand=WANTS)}
     assert reads(Routers(), stale, every(3, 12)).alive

@@ -356,7 +356,7 @@ async def test_what_is_refused_twice_waits_for_the_notice_of_the_worker_that_dra
         for sends in (1, 2):
             await eventually(partial(has_sent, replica, sends))
             replica.answer("crossed", error=ServerUnavailable("the worker drains"))
-        assert len(bench.lane._retrying) == 1
+        assert len(bench.lane._ledger.retrying) == 1
         replica.serve(serving=False)
         other = bench.replica("w2")
         await eventually(lambda: other.texts == ["crossed"])
