@@ -20,7 +20,7 @@ serve: $(READY) ## install, serve a demo model, show a first answer, go on servi
 test: $(READY) ## install, pass the tests
 	@tools/install-helm
 	@tools/install-prometheus
-	$(PY) -m pytest tests -m "not cluster" $(ARGS)
+	$(PY) -m pytest tests -m "not cluster" -n 3 $(ARGS)
 
 # Side by side what disturbs nobody, then one after the other what disturbs everybody.
 test-cluster: $(READY) ## the tests that need a Kubernetes, on the one that KUBECONFIG names

@@ -120,6 +120,17 @@ class Snapshot:
     share: Share | None = None  # of the places that several models compete for; None: there is no such bound
     recheck_after_s: float | None = None  # something about these workers becomes true by time alone
 
+    @property
+    def granted(self) -> int | None:
+        """So many workers it may have, since others have the rest of the places; None: there is no bound.
+
+        A model that has none, and may start none until another's has ended, has no place yet.
+        """
+        if self.share is None:
+            return None
+        live = any(not worker.terminating for worker in self.workers)
+        return self.share.granted if live or self.share.may_start else 0
+
 
 class Cluster(Protocol):
     """Where workers run."""

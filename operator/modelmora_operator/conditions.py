@@ -67,8 +67,8 @@ class Facts:
     @property
     def granted(self) -> int:
         """Of those that are desired, so many may exist: others have the rest of the places."""
-        share = self.snapshot.share
-        return self.desired if share is None else min(self.desired, share.granted)
+        granted = self.snapshot.granted
+        return self.desired if granted is None else min(self.desired, granted)
 
     @property
     def live(self) -> tuple[ObservedWorker, ...]:
@@ -262,12 +262,17 @@ def _no_room(facts: Facts) -> str:
     named = sorted(key.name for key in share.holders if key.namespace == namespace)[:_MOST_NAMES]
     others = len(share.holders) - len(named)
     who = ", ".join([*named, *([f"{others} other model{'s' if others > 1 else ''}"] if others else [])])
-    when = (
-        "which are never to give way: lower their scaling.minReplicas, or"
-        if share.for_good
-        else "it gets one when one of them is idle, has had its turn, or is less urgent; if that is too late,"
-    )
+    waits = bool(facts.snapshot.demand and facts.snapshot.demand.urgency)
+    when = _when(for_good=share.for_good, waits=waits)
     return f"all places for workers are taken, by {who or 'workers that end'}: {when} {_MORE_PLACES}"
+
+
+def _when(*, for_good: bool, waits: bool) -> str:
+    if for_good:
+        return "which are never to give way: lower their scaling.minReplicas, let eviction.policy be LRU, or"
+    if not waits:
+        return "it gets one when one is free, or when it is asked for and its turn comes; if that is too late,"
+    return "it gets one when one of them is idle, has had its turn, or is less urgent; if that is too late,"
 
 
 def _duplicate(deployment: ModelDeployment, older: ModelDeployment) -> str:

@@ -56,7 +56,8 @@ async def run(  # noqa: PLR0913 - the wiring of a program
         _refuse_if_nothing_is_good(store)
         launcher = _launcher(settings, program or WorkerProgram(), environment, folder)
         options = WorkerOptions(settings.cache_dir, settings.drain_timeout_s, worker_options or {})
-        cluster = ProcessCluster(control, folder=folder, launcher=launcher, options=options)
+        sharing = settings.policy.sharing is not None
+        cluster = ProcessCluster(control, folder=folder, launcher=launcher, options=options, sharing=sharing)
         routes = LocalRoutes(control)
         _take(store, cluster, routes)
         try:

@@ -36,10 +36,15 @@ class Places:
         self._renew(now)
 
     def forget(self, key: Key, now: float) -> None:
-        """It is gone, or cannot be looked at."""
+        """It is gone."""
         self._look_at(key)
         if self._contenders.pop(key, None) is not None:
             self._made_at = None
+        self._renew(now)
+
+    def miss(self, key: Key, now: float) -> None:
+        """It cannot be looked at now: it keeps what it has, and holds nobody up."""
+        self._look_at(key)
         self._renew(now)
 
     def _take(self, contender: Contender) -> None:

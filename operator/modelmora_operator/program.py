@@ -80,7 +80,12 @@ class Program:
         self.metrics = Metrics()
         writes = Writes(kube, self.metrics.count_write)
         self._announcements = Announcements(writes)
-        self.cluster = KubernetesCluster(writes, options_of(settings), announcements=self._announcements)
+        self.cluster = KubernetesCluster(
+            writes,
+            options_of(settings),
+            announcements=self._announcements,
+            sharing=settings.policy.sharing is not None,
+        )
         self.routes = RouteStatuses(
             kube, writes, self.cluster.view, settings.namespaces, announcements=self._announcements
         )

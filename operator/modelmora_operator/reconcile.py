@@ -64,14 +64,16 @@ class Reconciler:
         return decided.requeue_after_s if started else _LOOK_AGAIN_S
 
     async def _observed(self, key: Key) -> Snapshot | None:
-        seen = False
+        """One that cannot be looked at now keeps what it has: its workers are there all the same."""
         try:
             snapshot = await self._cluster.observe(key)
-            seen = snapshot is not None
-            return snapshot
-        finally:
-            if not seen and self._places:
-                self._places.forget(key, self._clock())
+        except Exception:
+            if self._places:
+                self._places.miss(key, self._clock())
+            raise
+        if snapshot is None and self._places:
+            self._places.forget(key, self._clock())
+        return snapshot
 
     def _decided(self, snapshot: Snapshot) -> Plan:
         """Without a pause, so that two of these never give away the same place."""

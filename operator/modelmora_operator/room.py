@@ -27,6 +27,7 @@ def contender_of(snapshot: Snapshot, deployment: ModelDeployment, turn: Turn, no
     stays = [w for w in snapshot.workers if not w.terminating and w.worker_id not in turn.stopped]
     live = len(stays) + turn.started
     serving = [now if w.serving_since is None else w.serving_since for w in stays if w.serving]
+    arriving = turn.started > 0 or any(_on_its_way(w, deployment, now) for w in stays)
     # After a failure nothing is started for a while: what it would be for is no reason to keep others waiting.
     wants = min(turn.wanted, live + turn.awaited)
     return Contender(
@@ -35,8 +36,9 @@ def contender_of(snapshot: Snapshot, deployment: ModelDeployment, turn: Turn, no
         live=live,
         ending=len(snapshot.workers) - len(stays),
         surge=max(0, live + turn.awaited - wants),
-        firm=min(wants, _firm(deployment, live)),
-        loading=not serving and (turn.started > 0 or any(_on_its_way(w) for w in stays)),
+        firm=min(wants, _firm(deployment, len(serving))),
+        loading=not serving and arriving,
+        arriving=arriving,
         serving_since=min(serving, default=None),
         urgency=demand.urgency,
         waiting_since=0.0 if serving else demand.waiting_since,
@@ -47,23 +49,26 @@ def contender_of(snapshot: Snapshot, deployment: ModelDeployment, turn: Turn, no
 
 def shown(snapshot: Snapshot, deployment: ModelDeployment, wanted: int, *, verified: bool) -> int:
     """The workers that its status says are wanted: one that gave way, and that nobody waits for, is at rest."""
-    share, waits = snapshot.share, bool(snapshot.demand and snapshot.demand.urgency)
-    at_rest = share is not None and share.granted == 0 and not waits and verified
+    waits = bool(snapshot.demand and snapshot.demand.urgency)
+    at_rest = snapshot.granted == 0 and not waits and verified
     return deployment.spec.scaling.min_replicas if at_rest else wanted
 
 
 def vain_in_s(snapshot: Snapshot, deployment: ModelDeployment, now: float) -> float | None:
     """When requests have waited for a place for as long as they may, seconds from now; None: none of them waits."""
-    share, demand = snapshot.share, snapshot.demand
-    if share is None or share.granted > 0 or demand is None or not demand.waiting_since:
+    demand = snapshot.demand
+    if snapshot.granted != 0 or demand is None or not demand.waiting_since:
         return None
     return demand.waiting_since + deployment.spec.queue.cold_start_timeout_seconds - now
 
 
-def _firm(deployment: ModelDeployment, live: int) -> int:
+def _firm(deployment: ModelDeployment, serving: int) -> int:
     floor = deployment.spec.scaling.min_replicas
-    return max(floor, live) if deployment.spec.eviction.policy == "Never" else floor
+    return max(floor, serving) if deployment.spec.eviction.policy == "Never" else floor
 
 
-def _on_its_way(worker: ObservedWorker) -> bool:
-    return not worker.serving and worker.phase is not Phase.FAILED and worker.failure is None and not worker.no_room
+def _on_its_way(worker: ObservedWorker, deployment: ModelDeployment, now: float) -> bool:
+    """It may yet serve; one that lost its readiness, and does not get it back, protects its place no more."""
+    well = worker.phase is not Phase.FAILED and worker.failure is None and not worker.no_room
+    in_time = now - worker.started_at < deployment.spec.rollout.progress_deadline_seconds
+    return not worker.serving and well and in_time

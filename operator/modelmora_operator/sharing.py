@@ -5,7 +5,8 @@ them come and go. Whoever waits takes a free place; else that of the least urgen
 that of a second worker of some model; else that of a busy model if its own requests are more urgent, or if that one has
 had its turn and it is, with what it has aged, as urgent. Nobody takes the place of a model that is loading, that has
 served for less than eviction.minResidencySeconds, or that is to stay (minReplicas; eviction.policy Never, once loaded).
-A model gets a second worker only from what is left. CRITICAL does not age, and nobody ages to it.
+A model gets a second worker only from what is left, and gives it back to who has none. CRITICAL does not age, and
+nobody ages to it.
 
 The bound. A change is the time to drain one model and to load the next, a turn the longer of `turn_s` and
 minResidencySeconds. Of n models of one urgency that are never idle, on r places, each serves (again) at most
@@ -49,7 +50,8 @@ class Contender:
     ending: int = 0
     surge: int = 0  # further places, until old workers are replaced
     firm: int = 0  # so many of its workers are to stay
-    loading: bool = False
+    loading: bool = False  # and nothing serves
+    arriving: bool = False  # some worker is loading, whether or not others serve
     serving_since: float | None = None
     urgency: int = 0  # as in Demand
     waiting_since: float = 0.0
@@ -97,7 +99,7 @@ class _Rank(IntEnum):
     FIRM = 6
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Place:
     """One worker that a model has or wants."""
 
@@ -111,6 +113,7 @@ class _Place:
     rank: _Rank = _Rank.BUSY
     used_at: float = 0.0
     over: bool = False  # its turn
+    settled: bool = True  # a second worker: it serves, and for long enough
 
     @property
     def worth(self) -> tuple[_Rank, int, bool, float, int, Key]:
@@ -129,7 +132,7 @@ class _Place:
         if self.own >= _IDLE or other.rank is _Rank.FIRM:
             return False
         if not other.first:
-            return self.first or self.own < other.own
+            return self.first or (other.settled and self.own < other.own)
         if not self.first or other.rank is _Rank.PROTECTED:
             return False
         return self.aged <= other.own if other.over else self.own < other.own
@@ -155,7 +158,7 @@ def _places(one: Contender, rules: Rules, now: float) -> Iterable[_Place]:
         held, firm = index < one.live, index < one.firm
         first = index == 0 or firm
         own = _SURGE if index >= one.wants else _FIRM if firm and not held else one.urgency or _IDLE
-        since = one.waiting_since or now
+        since = min(one.waiting_since or now, now)  # a clock that was set back makes nobody wait less
         yield _Place(
             key=one.key,
             index=index,
@@ -167,6 +170,7 @@ def _places(one: Contender, rules: Rules, now: float) -> Iterable[_Place]:
             rank=_rank(one, own, now, first=first, firm=firm),
             used_at=one.last_used_at,
             over=_served_for(one, _turn_s(one, rules), now),
+            settled=not one.arriving and _served_for(one, _protected_s(one), now),
         )
 
 
@@ -186,10 +190,14 @@ def _grants(waiting: Sequence[_Place], kept: Sequence[_Place], places: int) -> t
     """Those that get a place, in order, and those that give theirs to whom."""
     come: list[_Place] = []
     gone: dict[_Place, Key] = {}
+    in_vain: set[tuple[bool, int, int]] = set()  # who is like one that found nobody, finds nobody either
     for place in waiting:
         if len(kept) - len(gone) + len(come) >= places:
-            other = next((other for other in kept if other not in gone and place.displaces(other)), None)
+            like = (place.first, place.own, place.aged)
+            fits = (other for other in kept if place.displaces(other) and other not in gone)
+            other = None if place.own >= _IDLE or like in in_vain else next(fits, None)
             if other is None:
+                in_vain.add(like)
                 continue
             gone[other] = place.key
         come.append(place)

@@ -10,15 +10,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.struct_pb2 import Value as StructValue
 
-from modelmora.errors import InvalidRequest, PayloadTooLarge
+from modelmora.errors import InvalidRequest, MalformedRequest, PayloadTooLarge
 from modelmora.v1.types_pb2 import Value
 
 MAX_INPUTS: Final = 64
 MAX_PARAMETER_BYTES: Final = 64 * 1024  # they are settings; each costs time to read, here and in the worker
 MAX_PARAMETER_DEPTH: Final = 16
+
+_MAX_RANK: Final = 32  # of a tensor: NumPy's limit was this for long
+_SEEN_THROUGH_BYTES: Final = 256 * 1024  # smaller messages do no harm, whatever they hold
 
 _REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")  # names of clients too
 _INPUT_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
@@ -64,14 +68,36 @@ def check_input(values: Mapping[str, Value], limits: Limits, *, size_bytes: int)
             _check_texts(value, field=f"input.{name}", limits=limits)
 
 
+def check_written_once(message: Message, *, size_bytes: int) -> None:
+    """Refuses a message whose bytes hold much more than is left of it when it is read: the worker reads them again.
+
+    Raises:
+        MalformedRequest: most of its `size_bytes` are names that come again, or of no field.
+    """
+    if size_bytes > _SEEN_THROUGH_BYTES and 2 * message.ByteSize() < size_bytes:
+        raise MalformedRequest(
+            f"of {size_bytes} bytes most are overwritten by later ones, or of no field that is known",
+            remedy="write each input and each parameter once",
+        )
+
+
 def _check_value(value: Value, *, field: str, limits: Limits) -> None:
     match value.WhichOneof("kind"):
+        case "tensor":
+            _check_rank(len(value.tensor.shape), field=field)
         case "text":
             _check_count(len(value.text.items), field=field, limits=limits)
         case "images":
             _check_count(len(value.images.items), field=field, limits=limits)
         case None:
             raise InvalidRequest(f"{field} is empty", field=field, remedy="set text, tensor or images")
+
+
+def _check_rank(rank: int, *, field: str) -> None:
+    if rank > _MAX_RANK:
+        raise InvalidRequest(
+            f"{field} has {rank} dimensions; at most {_MAX_RANK} are possible", field=field, remedy="reshape it"
+        )
 
 
 def _check_count(count: int, *, field: str, limits: Limits) -> None:

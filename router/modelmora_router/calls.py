@@ -6,6 +6,7 @@ Times named `…_at` and `deadline` are readings of the monotonic clock, in seco
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from google.protobuf.message import DecodeError
 
@@ -63,13 +64,16 @@ class Payload:
         self._message = None
 
 
+_NOT_OF_A_WORKER: Final = ("timing", "error", "part")  # the router's own words prevail only where it has some
+
+
 def is_output(data: bytes) -> bool:
-    """Whether a caller will be able to read what a worker wrote. Costs no more than a copy of it."""
+    """Whether a caller will be able to read what a worker wrote, as an answer of its own. Costs a copy of it."""
     try:
-        InferenceResponse.FromString(data)
+        response = InferenceResponse.FromString(data)
     except DecodeError:
         return False
-    return True
+    return not any(response.HasField(name) for name in _NOT_OF_A_WORKER)
 
 
 def unreadable() -> MalformedRequest:

@@ -247,6 +247,7 @@ class DataPlane:
     def _check(self, call: InferenceCall) -> None:
         admission.check_timeout(call.timeout_s)
         message = call.payload.message()
+        admission.check_written_once(message, size_bytes=call.size_bytes)
         admission.check_parameters(message.parameters if message.HasField("parameters") else None)
         admission.check_input(message.input, self._limits, size_bytes=call.size_bytes)
 

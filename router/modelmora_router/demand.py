@@ -2,8 +2,9 @@
 
 A model is wanted from the first request for it until nobody has used it for `scaling.scaleToZeroAfterSeconds`. A wake
 is published at once. Anything else is looked at once an interval, and published only when it could change what the
-operator does: a model is no longer wanted, its load moved, its requests have become more urgent or are over, they have
-begun to wait for a worker or no longer do, or its last use is a good deal later than was said.
+operator does: a model is no longer wanted, its load moved, its requests have begun to wait for a worker or no longer
+do, or its last use is a good deal later than was said; and while some model waits for a place, that requests have
+become more urgent, or are over.
 """
 
 import asyncio
@@ -101,23 +102,26 @@ def entries(uses: Mapping[Key, Use], *, now: float, unix_now: float) -> dict[Key
     }
 
 
-def matters(published: Demands, wanted: Demands) -> bool:
-    """Whether the operator could do something else once it knows."""
-    return published.keys() != wanted.keys() or any(_moved(published[key], wanted[key]) for key in wanted)
+def matters(published: Demands, wanted: Demands, *, contended: bool) -> bool:
+    """Whether the operator could do something else once it knows. `contended`: some model waits for a place."""
+    return published.keys() != wanted.keys() or any(
+        _moved(published[key], wanted[key]) or (contended and _presses_otherwise(published[key], wanted[key]))
+        for key in wanted
+    )
 
 
 def _moved(before: Demand, after: Demand) -> bool:
     load_moved = abs(after.load - before.load) > _LOAD_MOVED * max(before.load, 1.0)
     used_later = abs(after.last_used_at - before.last_used_at) >= _USE_MOVED_S
     asked = after.load_asked_at != before.load_asked_at
-    return load_moved or used_later or asked or _presses_otherwise(before, after)
+    waits = bool(before.waiting_since) != bool(after.waiting_since)
+    return load_moved or used_later or asked or waits
 
 
 def _presses_otherwise(before: Demand, after: Demand) -> bool:
     """That it has become less urgent can wait until something else is said: a mix of priorities comes and goes."""
     idle_or_busy = bool(before.urgency) != bool(after.urgency)
-    more_urgent = 0 < after.urgency < before.urgency
-    return idle_or_busy or more_urgent or bool(before.waiting_since) != bool(after.waiting_since)
+    return idle_or_busy or 0 < after.urgency < before.urgency
 
 
 # ------------------------------------------------------------------------------------------------ the owner
@@ -132,10 +136,12 @@ class DemandTracker:
         sample: Callable[[Key], Sample | None],
         *,
         interval_s: float,
+        contended: Callable[[], bool] = lambda: False,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._control = control
         self._sample = sample
+        self._contended = contended
         self._interval_s = interval_s
         self._now = now
         self._uses: dict[Key, Use] = {}
@@ -201,7 +207,7 @@ class DemandTracker:
 
     async def _publish(self) -> None:
         wanted = entries(self._uses, now=self._now(), unix_now=time.time())
-        if self._said.is_set() and not matters(self._published, wanted):
+        if self._said.is_set() and not matters(self._published, wanted, contended=self._contended()):
             return
         try:
             await self._control.publish_demand(wanted)

@@ -43,7 +43,10 @@ class Fleet:
         self._changed = asyncio.Event()
         self._lanes: dict[Key, _Tended] = {}
         self._replicas: dict[str, Replica] = {}
-        self._demand = DemandTracker(control, self._sample, interval_s=settings.demand_interval_s)
+        self._contended = False
+        self._demand = DemandTracker(
+            control, self._sample, interval_s=settings.demand_interval_s, contended=lambda: self._contended
+        )
         self._group = asyncio.TaskGroup()
         self._heard = {"deployments": asyncio.Event(), "routes": asyncio.Event(), "workers": asyncio.Event()}
 
@@ -225,6 +228,7 @@ class Fleet:
 
     def _take_deployments(self, deployments: Deployments) -> None:
         self._deployments = deployments
+        self._contended = any(_waits_for_room(one.status) for one in deployments.values())
         self._look_up()
         for key in list(self._lanes):
             before, now = self._lanes[key].lane.deployment, deployments.get(key)
@@ -326,6 +330,10 @@ class Fleet:
 def _made_for(worker: Worker, deployment: ModelDeployment) -> bool:
     """Not for one of the same name that was deleted: what that one loaded may be something else."""
     return worker.deployment_uid in {"", deployment.metadata.uid} or not deployment.metadata.uid
+
+
+def _waits_for_room(status: ModelDeploymentStatus) -> bool:
+    return any(one.type == "Scheduled" and one.reason == "WaitingForRoom" for one in status.conditions)
 
 
 def _no_longer_failed(status: ModelDeploymentStatus) -> bool:

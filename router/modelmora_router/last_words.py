@@ -1,5 +1,6 @@
 """What the program says when it cannot begin: one line. One of several leaves it to the one that started them."""
 
+import sys
 from pathlib import Path
 
 from modelmora.errors import ModelMoraError
@@ -14,8 +15,11 @@ def of(error: ModelMoraError) -> str:
 
 
 def leave(words: str, folder: Path, number: int) -> None:
-    """For the one that started the process of this number."""
-    _file(folder, number).write_text(words, encoding="utf-8")
+    """For the one that started the process of this number; if that has gone, they are said here."""
+    try:
+        _file(folder, number).write_text(words, encoding="utf-8")
+    except FileNotFoundError:
+        sys.stderr.write(words)
 
 
 def take(folder: Path, number: int) -> str:

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from modelmora_router.restarts import CANNOT_START, History, manner
+from modelmora_router.restarts import CANNOT_START, History, is_hopeless, manner
 
 log = structlog.get_logger(__name__)
 
@@ -31,6 +31,7 @@ class Processes:
         self._count = count
         self._stop_s = stop_s
         self._running: dict[int, Process] = {}
+        self._could_not_begin: set[int] = set()
         self._code = 0
 
     async def run(self, stopping: asyncio.Event) -> int:
@@ -59,6 +60,8 @@ class Processes:
             self._code = self._code or 1
             self.kill()
             await asyncio.wait(late, timeout=_KILLED_S)
+            for keeper in late:
+                keeper.cancel()
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self._running.values():
@@ -75,12 +78,18 @@ class Processes:
             if stopping.is_set():
                 return
             history = history.ended(time.monotonic() - began)
-            if code is not None and history.is_hopeless(code):
-                self._code = CANNOT_START
+            if code is not None and history.could_not_begin(code) and self._gives_up(number):
                 stopping.set()
                 return
             log.error("router process ended", of_process=number, how=_how(code), again_in_s=history.delay_s)
             await _passed(history.delay_s, unless=stopping)
+
+    def _gives_up(self, number: int) -> bool:
+        self._could_not_begin.add(number)
+        if not is_hopeless(len(self._could_not_begin), self._count):
+            return False
+        self._code = CANNOT_START
+        return True
 
     async def _lived(self, number: int, stopping: asyncio.Event) -> int | None:
         """Its exit code, negative for a signal; None: it could not be started."""

@@ -6,7 +6,7 @@ SIGTERM or SIGINT: no longer ready, drain, the Lease deleted, end. A second one 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from typing import Final
 
 import structlog
@@ -40,7 +40,8 @@ def run(settings: Settings) -> None:
 
 async def _serve(settings: Settings) -> None:
     stopping = asyncio.Event()
-    with signals.heard(stopping), signals.parent_heard(stopping) if settings.process.number else nullcontext():
+    heard = signals.heard_by_one_of_several if settings.process.number else signals.heard
+    with heard(stopping):
         async with _connection(settings.cluster) as kube:
             if not await _reached(kube, settings.cluster, stopping):
                 return

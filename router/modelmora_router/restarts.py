@@ -34,12 +34,17 @@ class History:
             return 0.0
         return min(_CAP_S, _FIRST_S * 2.0 ** min(self.failures - 1, _MAX_DOUBLINGS))
 
-    def is_hopeless(self, code: int) -> bool:
-        """Whether the whole program is to end: it cannot even begin.
-
-        Later the same is no reason to: while the API server is away, the other processes serve what they know.
-        """
+    def could_not_begin(self, code: int) -> bool:
+        """Whether its first start failed by its own word. Later the same is no reason to give up."""
         return code == CANNOT_START and self.starts == 1
+
+
+def is_hopeless(could_not_begin: int, count: int) -> bool:
+    """Whether the whole program is to end: so many of them could not begin, and none has begun.
+
+    One alone is tried again: while the API server is away, the others serve what they know.
+    """
+    return could_not_begin == count
 
 
 def manner(code: int) -> str:

@@ -11,7 +11,6 @@ from typing import Final
 
 from modelmora.control import Key, Trip
 from modelmora.errors import (
-    ColdStartTimeout,
     DeadlineExceeded,
     FeatureUnavailable,
     LoadError,
@@ -23,14 +22,15 @@ from modelmora.errors import (
 from modelmora.spec import ModelRoute, Rollback
 
 _STEPS: Final = 60
-_OF_THE_MODEL: Final = (ServerError, LoadError, ColdStartTimeout, ModelUnhealthy, WorkerUnavailable)
+_OF_THE_MODEL: Final = (ServerError, LoadError, ModelUnhealthy, WorkerUnavailable)
 _MODELS_OWN_TIME: Final = "timeoutSeconds"  # the field that an expiry names, unless it was the call's own deadline
 
 
 def is_models_fault(error: ModelMoraError, *, timeout_of_caller: bool) -> bool:
     """Whether another version of the model might have answered: neither the caller, nor mere load, nor we are at fault.
 
-    An expiry is the model's if the time was what its deployment allows: `timeout_of_caller` says that it was not.
+    One that was not loaded in time perhaps waited for a place; one that cannot be loaded is told otherwise. An expiry
+    is the model's if the time was what its deployment allows: `timeout_of_caller` says that it was not.
     """
     if isinstance(error, DeadlineExceeded):
         return not timeout_of_caller and error.context.field == _MODELS_OWN_TIME

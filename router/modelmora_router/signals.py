@@ -1,7 +1,7 @@
 """SIGTERM and SIGINT: the first says to end in order, a second one to end at once.
 
 SIGHUP tells one of several processes that the one which started them has ended: it ends in order too. The kernel may
-say so more than once, which must not count as a second signal.
+say so more than once, and whoever ends all processes together says it beside it: there is no second signal for these.
 """
 
 import asyncio
@@ -45,19 +45,25 @@ def _on_signal(number: signal.Signals, stopping: asyncio.Event, at_once: Callabl
 
 
 @contextmanager
-def parent_heard(stopping: asyncio.Event) -> Iterator[None]:
-    """In this block the end of the parent sets the event; before it, that end is this process's own."""
+def heard_by_one_of_several(stopping: asyncio.Event) -> Iterator[None]:
+    """In this block any of them, and the end of the parent, sets the event; before it, that end is its own.
+
+    None of them ends it at once: whoever means that kills it.
+    """
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(PARENT_ENDED, _on_parent_end, stopping)
+    numbers = (signal.SIGTERM, signal.SIGINT, PARENT_ENDED)
+    for number in numbers:
+        loop.add_signal_handler(number, _on_any, number, stopping)
     try:
         yield
     finally:
-        loop.remove_signal_handler(PARENT_ENDED)
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
-def _on_parent_end(stopping: asyncio.Event) -> None:
+def _on_any(number: signal.Signals, stopping: asyncio.Event) -> None:
     if not stopping.is_set():
-        log.warning("draining: the process that started this one has ended")
+        log.info("draining", signal=number.name, parent_ended=number is PARENT_ENDED)
         stopping.set()
 
 

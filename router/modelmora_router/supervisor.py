@@ -22,7 +22,7 @@ from modelmora_router.settings import ProcessSettings, RouterSettings, Settings
 
 log = structlog.get_logger(__name__)
 
-_MORE_S: Final = 5.0  # that a process may need at its end, besides the times that are set
+_MORE_S: Final = 2.0  # that a process may need at its end, besides the times that are set
 
 
 def run(settings: Settings) -> int:
@@ -59,7 +59,8 @@ async def _keep_running(router: RouterSettings, launcher: "_Launcher") -> int:
     with signals.heard(stopping, at_once=at_once):
         code = await processes.run(stopping)
     words = [last_words.take(launcher.folder, number) for number in range(1, router.processes + 1)]
-    sys.stderr.write(next(filter(None, words), ""))  # all of them have said the same
+    if code:
+        sys.stderr.write(next(filter(None, words), ""))  # all of them have said the same
     return code
 
 

@@ -13,7 +13,7 @@ from modelmora.control import Control, Key, Routes, Trip, Trips
 from modelmora.control.trips import is_of, untold, with_trips
 from modelmora.errors import ServerUnavailable
 
-_AGAIN_S: Final = 0.5
+_AGAIN_S: Final = (0.5, 1.0, 2.0, 5.0)
 
 log = structlog.get_logger(__name__)
 
@@ -54,11 +54,15 @@ class Tripping:
 
     async def run(self) -> None:
         """Tells the operator what it does not know yet, until cancelled."""
+        failures = 0
         while True:
             await self._changed.wait()
             self._changed.clear()
-            if not await self._publish():
-                await asyncio.sleep(_AGAIN_S)
+            if await self._publish():
+                failures = 0
+            else:
+                await asyncio.sleep(_AGAIN_S[min(failures, len(_AGAIN_S) - 1)])
+                failures += 1
                 self._changed.set()
 
     async def _publish(self) -> bool:

@@ -46,7 +46,7 @@ class Trust:
         """Whether it is its fault that what was sent then has no answer: only if it has answered nothing since.
 
         A worker may be slow. But one that is being tried must answer while the trial's time lasts: else nobody would
-        know what became of it.
+        know what became of it. A trial that had less time than an answer may take tells nothing.
         """
         if self._answered_at > sent_at:
             return False
@@ -54,7 +54,7 @@ class Trust:
             if sent_at < self._breaker.open_until:  # before it opened: that has been counted
                 return False
             if overdue:
-                return True
+                return now - sent_at >= (self._slowest_s or _LEAST_PATIENCE_S)
         return now - sent_at > self._patience_s
 
     @property

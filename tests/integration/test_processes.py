@@ -55,12 +55,20 @@ async def test_who_ends_is_started_again_and_the_others_are_left_alone() -> None
     assert not launched.running
 
 
-async def test_one_that_cannot_even_begin_ends_all_by_its_code() -> None:
-    launched, stopping = Launched(lambda number, _: SLEEPS if number == 1 else "raise SystemExit(2)"), asyncio.Event()
+async def test_if_none_can_even_begin_all_end_by_that_code() -> None:
+    launched, stopping = Launched(lambda *_: "raise SystemExit(2)"), asyncio.Event()
     async with asyncio.timeout(20):
         assert await Processes(launched, count=2, stop_s=20).run(stopping) == 2
-    assert launched.times(2) == 1
     assert not launched.running
+
+
+async def test_one_that_cannot_begin_is_tried_again_while_another_has_begun() -> None:
+    ends = ["raise SystemExit(2)", SLEEPS]
+    launched, stopping = Launched(lambda number, times: SLEEPS if number == 1 else ends[times]), asyncio.Event()
+    running = asyncio.create_task(Processes(launched, count=2, stop_s=20).run(stopping))
+    await eventually(lambda: launched.times(2) == 2 and len(launched.running) == 2, what="both to run")
+    stopping.set()
+    assert await running == 0
 
 
 async def test_one_that_no_longer_can_begin_is_tried_again_while_the_others_go_on() -> None:

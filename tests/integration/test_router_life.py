@@ -166,7 +166,9 @@ async def test_an_idle_model_is_no_longer_wanted(worker: FakeWorker) -> None:
 async def test_the_operator_hears_how_urgent_a_model_is_and_since_when_somebody_waits_for_it(
     worker: FakeWorker,
 ) -> None:
-    async with running_router(deployment(), demand_interval_s=0.02) as router:
+    waiting = {"conditions": (condition("Scheduled", "False", "WaitingForRoom", "all places are taken"),)}
+    models = deployment(), deployment("two", model={"id": "two"}, status=waiting)
+    async with running_router(*models, demand_interval_s=0.02) as router:
 
         def said() -> tuple[int, bool]:
             demand = (router.control.demands.value or {}).get(Key("default", "one"))

@@ -97,7 +97,7 @@ def models(installation: Installation) -> Iterator[Models]:
     """The models of this process's own namespace; what a test leaves there is deleted."""
     here = Models(installation.kubectl, f"days-{_worker()}")
     yield here
-    here.run("delete", "mmd", "--all", "--wait=true", "--timeout=60s")
+    here.run("delete", "mmr,mmd", "--all", "--wait=true", "--timeout=60s")
 
 
 @pytest.fixture(scope="session")

@@ -93,9 +93,12 @@ class Listed:
     resource_version: str
 
 
+OPENED: Final = "OPENED"  # not a word of Kubernetes: a watch may say nothing for as long as nothing changes
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of one object: ADDED, MODIFIED, DELETED or BOOKMARK."""
+    """One change of one object: ADDED, MODIFIED, DELETED or BOOKMARK. The first is OPENED: the watch is there."""
 
     type: str
     object: Object
@@ -166,7 +169,10 @@ class Kube:
     async def watch(
         self, resource: Resource, namespace: str | None = None, *, selector: str = "", resource_version: str
     ) -> AsyncIterator[Event]:
-        """What changes after that version, until the server ends the watch. A KubeError of 410: list anew."""
+        """What changes after that version, until the server ends the watch; OPENED at first.
+
+        A KubeError of 410: list anew.
+        """
         query = {
             "watch": "true",
             "labelSelector": selector,
@@ -177,6 +183,7 @@ class Kube:
         response = await self._send("GET", resource.path(namespace), query, until_end=True)
         _probe_silence(response)
         try:
+            yield Event(OPENED, {})
             async for line in response.content:
                 if line.strip():
                     yield _event(json.loads(line))

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import FORBIDDEN, GONE, NOT_FOUND, Kube, KubeError, Object, Resource
+from modelmora.kube.api import FORBIDDEN, GONE, NOT_FOUND, OPENED, Event, Kube, KubeError, Object, Resource
 
 Name: TypeAlias = tuple[str, str]  # namespace, name
 State: TypeAlias = Mapping[Name, Object]
@@ -144,16 +144,14 @@ class _Follower:
 
     async def _follow(self) -> None:
         """One watch from its beginning to its end, after a list where one is needed."""
-        # After a failure too: a new watch says nothing until something changes, so not whether there is one again.
-        if not self._version or self._complaint or time.monotonic() - self._listed_at > _LIST_AGAIN_S:
+        if not self._version or time.monotonic() - self._listed_at > _LIST_AGAIN_S:
             await self._list()
         watch = self._kube.watch(
             self._resource, self._namespace, selector=self._selector, resource_version=self._version
         )
         async for event in watch:
-            self._version = event.object["metadata"]["resourceVersion"]
-            if event.type != "BOOKMARK":
-                self._change(event.type, event.object)
+            if event.type != OPENED:
+                self._take_event(event)
             self._well()
         self._well()
 
@@ -164,6 +162,11 @@ class _Follower:
         self._forbidden_since = self._unknown_since = None
         self._well()
         self._changed.set()
+
+    def _take_event(self, event: Event) -> None:
+        self._version = event.object["metadata"]["resourceVersion"]
+        if event.type != "BOOKMARK":
+            self._change(event.type, event.object)
 
     def _change(self, kind: str, item: Object) -> None:
         if kind == "DELETED":

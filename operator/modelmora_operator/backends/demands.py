@@ -72,9 +72,13 @@ def together(demands: Iterable[Demands]) -> Demands:
     return total
 
 
-def moved(before: Demands, now: Demands) -> list[Key]:
-    """The keys of which more than the last use changed: only the router looks at that."""
-    return [key for key in before.keys() | now.keys() if _wanted(before, key) != _wanted(now, key)]
+def moved(before: Demands, now: Demands, *, sharing: bool) -> list[Key]:
+    """The keys of which more than the last use changed: only the router looks at that.
+
+    How urgent requests are, and whether they wait, is news only where models share places.
+    """
+    wanted = _pressing if sharing else _wanted
+    return [key for key in before.keys() | now.keys() if wanted(before.get(key)) != wanted(now.get(key))]
 
 
 def _sum(one: Demand, other: Demand) -> Demand:
@@ -92,8 +96,9 @@ def _least(one: N, other: N) -> N:
     return min(one or other, other or one)
 
 
-def _wanted(demands: Demands, key: Key) -> tuple[float, float, int, bool] | None:
-    demand = demands.get(key)
-    if demand is None:
-        return None
-    return demand.load, demand.load_asked_at, demand.urgency, demand.waiting_since > 0
+def _wanted(demand: Demand | None) -> tuple[float, ...] | None:
+    return (demand.load, demand.load_asked_at) if demand else None
+
+
+def _pressing(demand: Demand | None) -> tuple[float, ...] | None:
+    return (demand.load, demand.load_asked_at, demand.urgency, demand.waiting_since > 0) if demand else None

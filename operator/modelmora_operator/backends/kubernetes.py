@@ -49,10 +49,11 @@ class KubernetesCluster:
         options: PodOptions,
         *,
         announcements: Announcements | None = None,
+        sharing: bool = False,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.view = ClusterView(self._pod_changed)
+        self.view = ClusterView(self._pod_changed, sharing=sharing)
         self._writes = writes
         self._options = options
         self._announcements = announcements

@@ -38,6 +38,7 @@ class ProcessCluster:
         folder: StateFolder,
         launcher: Launcher,
         options: WorkerOptions,
+        sharing: bool = False,
         clock: Callable[[], float] = time.time,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -45,6 +46,7 @@ class ProcessCluster:
         self._folder = folder
         self._launcher = launcher
         self._options = options
+        self._sharing = sharing
         self._clock = clock
         self._deployments: dict[Key, ModelDeployment] = {}
         self._twins: dict[Identity, list[Key]] = {}
@@ -230,7 +232,7 @@ class ProcessCluster:
             if before is None:
                 self._mark(*self.known_keys())
             else:
-                self._mark(*moved(before, demands))
+                self._mark(*moved(before, demands, sharing=self._sharing))
             before = demands
 
     def _publish_deployments(self) -> None:

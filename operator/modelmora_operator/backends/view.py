@@ -27,7 +27,10 @@ _COMPONENTS: Final = {PODS: names.WORKER, LEASES: names.ROUTER_DEMAND}
 class ClusterView:
     """`pod_changed` is called with every pod that came, changed or (None) went, and its deployment's key."""
 
-    def __init__(self, pod_changed: Callable[[Key, Name, Pod | None], None] = lambda *_: None) -> None:
+    def __init__(
+        self, pod_changed: Callable[[Key, Name, Pod | None], None] = lambda *_: None, *, sharing: bool = False
+    ) -> None:
+        self._sharing = sharing
         self.deployments: Store[ModelDeployment | Unreadable] = Store(stored_deployments.read, self._deployment_changed)
         self.pods: Store[Pod] = Store(lambda pod: pod, self._pod_changed)
         self.routers = Routers()
@@ -141,7 +144,7 @@ class ClusterView:
         if routers.alive != was_alive:
             self.mark(*self.known_keys())
         else:
-            self.mark(*demands.moved(before, self.demands))
+            self.mark(*demands.moved(before, self.demands, sharing=self._sharing))
 
     # -------------------------------------------------------------------------------------------- derived
 

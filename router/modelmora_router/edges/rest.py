@@ -224,7 +224,8 @@ class RestEdge:
 
 
 def _all_ready(components: Mapping[str, str]) -> bool:
-    return all(state == "ready" for state in components.values())
+    """A process that is starting does not listen yet, so nothing comes to it: the others are ready without it."""
+    return all(state in {"ready", State.STARTING} for state in components.values())
 
 
 def _not_built(what: str, remedy: str) -> _Handler:

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from modelmora.control.kubernetes import KubernetesControl
 from modelmora.control.leases import Holder
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import FORBIDDEN, NOT_FOUND, PODS, Event, Kube, KubeError, Listed, Object, Resource
+from modelmora.kube.api import FORBIDDEN, NOT_FOUND, OPENED, PODS, Event, Kube, KubeError, Listed, Object, Resource
 from modelmora.kube.following import Sight, State, follow_all
 from tests.support.waiting import eventually
 
@@ -39,11 +39,9 @@ class Places(Kube):
     ) -> AsyncIterator[Event]:
         self._refuse(namespace)
         ended = self.watches[namespace] = asyncio.Event()
+        yield Event(OPENED, {})
         await ended.wait()
         self._refuse(namespace)
-        none: tuple[Event, ...] = ()
-        for event in none:
-            yield event
 
     def _refuse(self, namespace: str | None) -> None:
         if error := self.failing.get(namespace):

@@ -206,6 +206,8 @@ def test_ready_is_false_once_requests_have_waited_for_a_place_for_as_long_as_the
     assert ready(late) == ("False", "WaitingForRoom")
     assert late.state is ModelState.LOADING
     assert ready(status(proven, demand=WAITING, share=Share(1, 1), now=NOW + 1)) == ("True", "ScaledToZero")
+    held_up = Share(granted=1, may_start=0)  # by a worker of another that does not end
+    assert ready(status(proven, demand=WAITING, share=held_up, now=NOW + 1)) == ("False", "WaitingForRoom")
 
 
 def test_a_model_that_gave_way_and_that_nobody_waits_for_is_at_rest() -> None:

@@ -68,6 +68,9 @@ def test_of_several_routers_the_most_urgent_and_the_longest_wait_count() -> None
     ],
 )
 def test_what_a_decision_may_depend_on_is_looked_at(now: Demand, *, heard: bool) -> None:
-    assert moved({KEY: Demand(1, 2, urgency=3)}, {KEY: now}) == ([KEY] if heard else [])
+    before = {KEY: Demand(1, 2, urgency=3)}
+    assert moved(before, {KEY: now}, sharing=True) == ([KEY] if heard else [])
+    # Where there is room for all, only what the number of workers depends on.
+    assert moved(before, {KEY: now}, sharing=False) == ([KEY] if now.load_asked_at else [])
     waits = Demand(1, 2, urgency=3, waiting_since=5.0)
-    assert moved({KEY: waits}, {KEY: replace(waits, waiting_since=6.0)}) == []
+    assert moved({KEY: waits}, {KEY: replace(waits, waiting_since=6.0)}, sharing=True) == []

@@ -302,6 +302,8 @@ def test_a_worker_that_cannot_serve_holds_a_place_and_is_not_on_its_way() -> Non
         found = contender(snapshot(LAZY, broken, load=1))
         assert (found.live, found.loading, found.serving_since) == (1, False, None)
     assert contender(snapshot(LAZY, worker(LAZY, phase=Phase.LOADING), load=1)).loading
+    stuck = worker(LAZY, phase=Phase.STARTING, started_at=NOW - LAZY.spec.rollout.progress_deadline_seconds)
+    assert not contender(snapshot(LAZY, stuck, load=1)).loading  # it lost its readiness, and does not get it back
 
 
 def test_what_must_not_be_started_yet_keeps_nobody_waiting() -> None:
@@ -323,6 +325,11 @@ def test_a_floor_and_what_is_never_evicted_are_to_stay(spec: dict[str, Any], wor
     model = deployment(**spec)
     running = [worker(model, number) for number in range(workers)]
     assert contender(snapshot(model, *running, load=1, share=NONE_FREE if not workers else None)).firm == firm
+
+
+def test_what_never_loaded_is_not_to_stay() -> None:
+    model = deployment(eviction={"policy": "Never"})
+    assert contender(snapshot(model, worker(model, phase=Phase.LOADING), load=1)).firm == 0
 
 
 def test_a_rollout_asks_for_a_further_place_and_does_without() -> None:

@@ -8,7 +8,7 @@ import pytest
 from kubernetes.aio.client import Configuration
 
 from modelmora.errors import ServerUnavailable
-from modelmora.kube.api import FORBIDDEN, NOT_FOUND, Event, KubeError, Listed, Resource
+from modelmora.kube.api import FORBIDDEN, NOT_FOUND, OPENED, Event, KubeError, Listed, Resource
 from modelmora_operator.cluster_settings import KubernetesOperatorSettings
 from modelmora_operator.health import alive, ready, troubles, unreachable
 from modelmora_operator.program import Program
@@ -33,12 +33,11 @@ class WatchedKube(FakeKube):
     async def watch(
         self, resource: Resource, namespace: str | None = None, *, selector: str = "", resource_version: str
     ) -> AsyncIterator[Event]:
+        self._refuse("watch", resource)
+        yield Event(OPENED, {})
         await self.end.wait()
         self.end.clear()
         self._refuse("watch", resource)
-        none: tuple[Event, ...] = ()
-        for event in none:
-            yield event
 
 
 class Seen:

@@ -147,6 +147,22 @@ def test_a_second_worker_gets_only_what_is_left() -> None:
     assert (urgent["a"].granted, urgent["b"].granted) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("changed", "moves"), [({}, True), ({"arriving": True}, False), ({"min_residency_s": 60}, False)]
+)
+def test_second_workers_are_taken_only_once_they_have_settled(changed: dict[str, Any], *, moves: bool) -> None:
+    rules = replace(RULES, max_workers=3)
+    held = loaded("a", NORMAL, wants=2, live=2, **changed)
+    seen = given_to(held, loaded("b", HIGH, wants=2), rules=rules)
+    assert (seen["a"].granted, seen["b"].granted) == ((1, 2) if moves else (2, 1))
+
+
+def test_a_clock_that_was_set_back_lets_nobody_overtake() -> None:
+    before = waiter("z", waited_s=-3600)  # began to wait when the clock was an hour ahead
+    assert placed(before, waiter("y", waited_s=5)) == {"y"}
+    assert given_to(before, waiter("y", LOW, waited_s=-1))["z"].granted == 1
+
+
 def test_a_rollout_gets_a_further_place_only_if_nobody_else_wants_it() -> None:
     rolling, rules = loaded("a", NORMAL, surge=1), replace(RULES, max_workers=2)
     assert given_to(rolling, rules=rules)["a"] == Share(granted=2, may_start=1)

@@ -3,8 +3,9 @@
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
-from modelmora.errors import InvalidRequest, PayloadTooLarge
-from modelmora.v1.types_pb2 import Image, Images, Tensor, Text, Value
+from modelmora.errors import InvalidRequest, MalformedRequest, PayloadTooLarge
+from modelmora.v1.types_pb2 import Image, Images, InferenceRequest, Tensor, Text, Value
+from modelmora.wire.values import to_values
 from modelmora_router.admission import (
     MAX_INPUTS,
     MAX_PARAMETER_BYTES,
@@ -12,6 +13,7 @@ from modelmora_router.admission import (
     check_input,
     check_parameters,
     check_timeout,
+    check_written_once,
     namespace,
     request_id,
 )
@@ -135,3 +137,25 @@ def test_a_request_is_about_the_default_namespace_unless_it_names_one() -> None:
     assert namespace("team-a", "default") == "team-a"
     with pytest.raises(InvalidRequest):
         namespace("Team A", "default")
+
+
+def test_what_is_written_over_costs_the_worker_and_is_refused() -> None:
+    images = Value(images=Images(items=[Image()] * 200_000))
+    hidden = InferenceRequest(input={"a": images}).SerializeToString()
+    data = hidden + InferenceRequest(model_id="one", input=to_values({"a": "hello"})).SerializeToString()
+    message = InferenceRequest.FromString(data)
+    assert message.ByteSize() < 100
+    with pytest.raises(MalformedRequest, match="overwritten"):
+        check_written_once(message, size_bytes=len(data))
+
+
+@pytest.mark.parametrize("size", [10, 1_000_000])
+def test_what_is_written_once_passes_whatever_its_size(size: int) -> None:
+    data = InferenceRequest(model_id="one", input=to_values({"a": "x" * size})).SerializeToString()
+    check_written_once(InferenceRequest.FromString(data), size_bytes=len(data))
+
+
+def test_no_tensor_has_that_many_dimensions() -> None:
+    value = Value(tensor=Tensor(shape=[1] * 33))
+    with pytest.raises(InvalidRequest, match="33 dimensions"):
+        check_input({"a": value}, LIMITS, size_bytes=1000)

@@ -1,9 +1,10 @@
 """A request and its answer on their way through the router, as the bytes they came as."""
 
 import pytest
+from google.rpc.status_pb2 import Status
 
 from modelmora.errors import MalformedRequest
-from modelmora.v1.types_pb2 import InferenceRequest, InferenceResponse
+from modelmora.v1.types_pb2 import InferenceRequest, InferenceResponse, Part, Timing
 from modelmora_router.calls import Answer, Payload, is_output
 from modelmora_router.edges.grpc_calls import response_of
 from tests.support.entries import output_of
@@ -47,3 +48,16 @@ def test_an_output_is_known_from_garbage() -> None:
     assert is_output(b"")
     assert is_output(output_of(text=["a"]))
     assert not is_output(b"\xff\xff")
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        InferenceResponse(part=Part(last=True, data=InferenceResponse(request_id="another's").SerializeToString())),
+        InferenceResponse(error=Status(code=13)),
+        InferenceResponse(timing=Timing(queue_ms=1.0)),
+    ],
+    ids=["part", "error", "timing"],
+)
+def test_what_only_the_router_says_is_no_output(forged: InferenceResponse) -> None:
+    assert not is_output(output_of(text=["a"]) + forged.SerializeToString())

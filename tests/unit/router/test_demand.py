@@ -59,7 +59,7 @@ def test_last_use_is_published_as_unix_time() -> None:
         ({ONE: Demand(1.3, 100.0)}, True),
         ({ONE: Demand(1.0, 111.0)}, True),
         ({ONE: Demand(1.0, 100.0, load_asked_at=7.0)}, True),
-        ({ONE: Demand(1.0, 100.0, urgency=3)}, True),
+        ({ONE: Demand(1.0, 100.0, urgency=3)}, False),
         ({ONE: Demand(1.0, 100.0, waiting_since=9.0)}, True),
         ({}, True),
         ({ONE: Demand(1.0, 100.0), TWO: Demand(0.0, 100.0)}, True),
@@ -67,12 +67,14 @@ def test_last_use_is_published_as_unix_time() -> None:
     ids=["equal", "a little", "load", "use", "load asked for", "busy", "waits", "dropped", "added"],
 )
 def test_only_what_could_change_a_decision_is_published(wanted: Demands, *, expected: bool) -> None:
-    assert matters({ONE: Demand(1.0, 100.0)}, wanted) is expected
+    assert matters({ONE: Demand(1.0, 100.0)}, wanted, contended=False) is expected
 
 
 @pytest.mark.parametrize(("urgency", "expected"), [(0, True), (1, True), (2, False), (3, False)])
 def test_that_requests_are_less_urgent_can_wait(urgency: int, *, expected: bool) -> None:
-    assert matters({ONE: Demand(1.0, 100.0, urgency=2)}, {ONE: Demand(1.0, 100.0, urgency=urgency)}) is expected
+    before, after = {ONE: Demand(1.0, 100.0, urgency=2)}, {ONE: Demand(1.0, 100.0, urgency=urgency)}
+    assert matters(before, after, contended=True) is expected
+    assert not matters(before, after, contended=False)
 
 
 def looked(use: Use, sample: Sample, now: float) -> Use:

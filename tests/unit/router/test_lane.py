@@ -731,8 +731,12 @@ async def test_a_trial_without_an_answer_counts_when_its_time_is_over(
 ) -> None:
     async with running_lane(settings=RouterSettings(breaker_failures=1, breaker_open_s=0.2)) as bench:
         replica = bench.replica()
-        bench.infer(call("lost"))
+        quick = bench.infer(call("quick"))  # so that a short time is known to be enough for an answer
         await eventually(lambda: replica.sent)
+        replica.answer("quick")
+        await quick
+        bench.infer(call("lost"))
+        await eventually(partial(has_text, replica, "lost"))
         lose(replica)
         replica.serve()
         opened_until = replica.trusted_at or 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelmora_router.restarts import CANNOT_START, History, manner
+from modelmora_router.restarts import CANNOT_START, History, is_hopeless, manner
 
 
 def after(*lives: float) -> History:
@@ -24,12 +24,14 @@ def test_who_has_lived_long_is_started_again_at_once_and_counts_from_the_beginni
     assert after(1, 1, 29.9).delay_s == 2
 
 
-def test_only_a_process_that_could_not_even_begin_the_first_time_ends_all() -> None:
+def test_only_if_none_could_even_begin_all_end() -> None:
     first = History().started().ended(1)
-    assert first.is_hopeless(CANNOT_START)
-    assert not first.is_hopeless(1)
-    assert not first.is_hopeless(-9)
-    assert not first.started().ended(1).is_hopeless(CANNOT_START)
+    assert first.could_not_begin(CANNOT_START)
+    assert not first.could_not_begin(1)
+    assert not first.could_not_begin(-9)
+    assert not first.started().ended(1).could_not_begin(CANNOT_START)
+    assert is_hopeless(2, 2)
+    assert not is_hopeless(1, 2)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def note(of: Trial, *outcomes: bool, now: float = 0.0) -> list[Trip | None]:
 
 # ------------------------------------------------------------------------------------------------ whose fault
 
-OF_THE_MODEL = {"InferenceFailed", "InternalError", "WorkerUnavailable", "ModelUnhealthy", "ColdStartTimeout"}
+OF_THE_MODEL = {"InferenceFailed", "InternalError", "WorkerUnavailable", "ModelUnhealthy"}
 OF_LOADING = {leaf.__name__ for leaf in leaves() if "LoadError" in [base.__name__ for base in leaf.__mro__]}
 
 
