@@ -33,7 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from report import Figure, figure, publish  # noqa: E402
 
-from modelmora.kube.api import DEPLOYMENTS, PODS, Kube, KubeError, Object, Resource  # noqa: E402
+from modelmora.kube.api import DEPLOYMENTS, OPENED, PODS, Kube, KubeError, Object, Resource  # noqa: E402
 from tests.support.cluster import Kubectl  # noqa: E402
 
 ENVIRONMENT = dict(os.environ)  # noqa: TID251 - a benchmark has no settings class
@@ -190,8 +190,9 @@ async def until_observed(kube: Kube, edited: Object) -> None:
     name, generation = edited["metadata"]["name"], edited["metadata"]["generation"]
     async with asyncio.timeout(PATIENCE_S):
         async for event in kube.watch(DEPLOYMENTS, NAMESPACE, resource_version=edited["metadata"]["resourceVersion"]):
-            observed = event.object.get("status", {}).get("observedGeneration")
-            if event.object["metadata"]["name"] == name and observed == generation:
+            if event.type == OPENED or event.object["metadata"]["name"] != name:
+                continue
+            if event.object.get("status", {}).get("observedGeneration") == generation:
                 return
 
 
