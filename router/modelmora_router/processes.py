@@ -81,8 +81,9 @@ class Processes:
             if code is not None and history.could_not_begin(code) and self._gives_up(number):
                 stopping.set()
                 return
-            log.error("router process ended", of_process=number, how=_how(code), again_in_s=history.delay_s)
-            await _passed(history.delay_s, unless=stopping)
+            delay_s = history.delay_s(code)
+            log.error("router process ended", of_process=number, how=_how(code), again_in_s=delay_s)
+            await _passed(delay_s, unless=stopping)
 
     def _gives_up(self, number: int) -> bool:
         self._could_not_begin.add(number)

@@ -9,6 +9,7 @@ CANNOT_START: Final = 2  # the exit code of a program that has said why it canno
 _FIRST_S: Final = 0.5
 _CAP_S: Final = 30.0
 _MAX_DOUBLINGS: Final = 16  # beyond it the cap has long been reached
+_UNDECIDED_S: Final = 5.0  # the others were started at the same time: by then it is known whether they began
 _WELL_AFTER_S: Final = 30.0  # who lived so long is started again at once
 
 
@@ -27,9 +28,10 @@ class History:
         """After its end."""
         return History(self.starts, 0 if lived_s >= _WELL_AFTER_S else self.failures + 1)
 
-    @property
-    def delay_s(self) -> float:
-        """Before the next start."""
+    def delay_s(self, code: int | None) -> float:
+        """Before the next start, after an end with this exit code; None: it could not be started."""
+        if code is not None and self.could_not_begin(code):
+            return _UNDECIDED_S
         if not self.failures:
             return 0.0
         return min(_CAP_S, _FIRST_S * 2.0 ** min(self.failures - 1, _MAX_DOUBLINGS))

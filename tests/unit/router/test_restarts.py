@@ -14,14 +14,14 @@ def after(*lives: float) -> History:
 
 
 def test_who_ends_soon_again_and_again_waits_longer_each_time_up_to_a_cap() -> None:
-    assert [after(*[1.0] * times).delay_s for times in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    assert after(*[1.0] * 10_000).delay_s == 30
+    assert [after(*[1.0] * times).delay_s(1) for times in range(1, 9)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert after(*[1.0] * 10_000).delay_s(1) == 30
 
 
 def test_who_has_lived_long_is_started_again_at_once_and_counts_from_the_beginning() -> None:
-    assert after(1, 1, 1, 30).delay_s == 0
-    assert after(1, 1, 1, 30, 1).delay_s == 0.5
-    assert after(1, 1, 29.9).delay_s == 2
+    assert after(1, 1, 1, 30).delay_s(1) == 0
+    assert after(1, 1, 1, 30, 1).delay_s(1) == 0.5
+    assert after(1, 1, 29.9).delay_s(1) == 2
 
 
 def test_only_if_none_could_even_begin_all_end() -> None:
@@ -30,6 +30,7 @@ def test_only_if_none_could_even_begin_all_end() -> None:
     assert not first.could_not_begin(1)
     assert not first.could_not_begin(-9)
     assert not first.started().ended(1).could_not_begin(CANNOT_START)
+    assert first.delay_s(CANNOT_START) > first.delay_s(1)  # the others may be about to say the same
     assert is_hopeless(2, 2)
     assert not is_hopeless(1, 2)
 
