@@ -51,6 +51,20 @@ def running(
             process.wait()
 
 
+@contextmanager
+def bare_and_proxy(script: str) -> Iterator[tuple[str, str]]:
+    """A bare server of rivals/, and the bare proxy before another one of the same: their addresses."""
+    bare, proxy = free_address(), free_address()
+    with tempfile.TemporaryDirectory(prefix="mm-") as folder:
+        worker = f"unix:{folder}/worker.s"
+        with (
+            running(script, bare, listens=bare),
+            running(script, worker, listens=worker),
+            running("proxy.py", proxy, worker, listens=proxy),
+        ):
+            yield bare, proxy
+
+
 def _until_listening(process: "subprocess.Popen[bytes]", address: str, script: str) -> None:
     end = time.monotonic() + _START_S
     while not _listens(address):

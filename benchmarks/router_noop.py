@@ -11,7 +11,7 @@ import models
 from loads import Load, Outcome, drive, texts, without_errors
 from report import Figure, figure
 from rich.progress import track
-from rival_processes import free_address, running
+from rival_processes import bare_and_proxy
 
 OURS, ECHO, PROXY = "ModelMora", "bare echo", "bare proxy"
 TWO = "ModelMora, two router processes"
@@ -35,16 +35,8 @@ def measure(*, rounds: int, seconds: float) -> Iterator[Figure]:
 @contextmanager
 def _systems() -> Iterator[dict[str, str]]:
     """Names and addresses of all that is compared."""
-    echo, proxy = free_address(), free_address()
-    with models.room() as folder:
-        worker = f"unix:{folder}/worker.s"
-        with (
-            running("echo.py", echo, listens=echo),
-            running("echo.py", worker, listens=worker),
-            running("proxy.py", proxy, worker, listens=proxy),
-            _ours() as ours,
-        ):
-            yield {ECHO: echo, PROXY: proxy, **ours}
+    with bare_and_proxy("echo.py") as (echo, proxy), _ours() as ours:
+        yield {ECHO: echo, PROXY: proxy, **ours}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import models
 from loads import Load, drive, without_errors
 from report import Figure, figure
 from rich.progress import track
-from rival_processes import free_address, running
+from rival_processes import bare_and_proxy
 
 from modelmora.v1 import types_pb2
 
@@ -45,16 +45,12 @@ def measure(*, rounds: int, seconds: float) -> Iterator[Figure]:
 
 @contextmanager
 def _systems() -> Iterator[Mapping[str, str]]:
-    bare, proxy = free_address(), free_address()
-    with models.room() as folder:
-        worker = f"unix:{folder}/worker.s"
-        with (
-            running("taker.py", bare, listens=bare),
-            running("taker.py", worker, listens=worker),
-            running("proxy.py", proxy, worker, listens=proxy),
-            models.served(folder, {"taker": models.own(_TAKER, folder)}) as server,
-        ):
-            yield {BARE: bare, PROXY: proxy, OURS: server.grpc}
+    with (
+        bare_and_proxy("taker.py") as (bare, proxy),
+        models.room() as folder,
+        models.served(folder, {"taker": models.own(_TAKER, folder)}) as server,
+    ):
+        yield {BARE: bare, PROXY: proxy, OURS: server.grpc}
 
 
 def _p50_ms(target: str, size: int, seconds: float) -> float:

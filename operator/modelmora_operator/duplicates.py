@@ -1,13 +1,10 @@
 """Of two deployments of the same model and version in a namespace, the older one serves."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 from modelmora.spec import ModelDeployment
 
 Identity = tuple[str, str, str]
-
-_LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 def identity(deployment: ModelDeployment) -> Identity:
@@ -17,10 +14,5 @@ def identity(deployment: ModelDeployment) -> Identity:
 
 def older_twin(deployment: ModelDeployment, twins: Iterable[ModelDeployment]) -> ModelDeployment | None:
     """The one that serves in its place; None: it serves itself."""
-    oldest = min([deployment, *twins], key=_age)
+    oldest = min([deployment, *twins], key=lambda one: one.metadata.seniority)
     return None if oldest is deployment else oldest
-
-
-def _age(deployment: ModelDeployment) -> tuple[datetime, str]:
-    metadata = deployment.metadata
-    return metadata.creation_timestamp or _LATEST, metadata.name

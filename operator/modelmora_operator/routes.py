@@ -5,13 +5,13 @@ its backends, RolledBack by those that are left. `Stalled` is there while someth
 What routers rolled back is kept in the status until the spec is edited, whatever becomes of these routers.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from modelmora.control import Deployments, Key, Routes, Trips
 from modelmora.control.trips import with_trips
-from modelmora.spec import Backend, ConditionStatus, ModelDeployment, ModelRoute, ModelRouteStatus
-from modelmora.spec.route_effect import Arm, Defect, Effect, duplicates_of, effect, oldest
+from modelmora.spec import Backend, ConditionStatus, ModelRoute, ModelRouteStatus
+from modelmora.spec.route_effect import Arm, Defect, Effect, effects
 from modelmora_operator.conditions import READY, STALLED, Verdict, dated
 
 ROUTED: Final = "Routed"
@@ -27,23 +27,14 @@ _TRUE, _FALSE = ConditionStatus.TRUE, ConditionStatus.FALSE
 def statuses(routes: Routes, deployments: Deployments, trips: Trips, now: float) -> dict[Key, ModelRouteStatus]:
     """Of all of them; `trips` is what the routers say now."""
     routes = {key: with_trips(route, trips.get(key, ()), now) for key, route in routes.items()}
-    rivals: dict[tuple[str, str], list[ModelRoute]] = {}
-    for key, route in routes.items():
-        rivals.setdefault((key.namespace, route.spec.model_id), []).append(route)
-    near = {key.namespace: _named(deployments, key.namespace) for key in routes}
-    younger = {namespace: duplicates_of(named.values()) for namespace, named in near.items()}
     return {
-        key: _status(
-            effect(route, near[key.namespace], younger[key.namespace]),
-            oldest(rivals[key.namespace, route.spec.model_id]),
-            now,
-        )
-        for key, route in routes.items()
+        _key_of(seen.route): _status(seen, counts, now)
+        for seen, counts in effects(routes.values(), deployments.values())
     }
 
 
-def _named(deployments: Deployments, namespace: str) -> Mapping[str, ModelDeployment]:
-    return {key.name: deployment for key, deployment in deployments.items() if key.namespace == namespace}
+def _key_of(route: ModelRoute) -> Key:
+    return Key(route.metadata.namespace, route.metadata.name)
 
 
 def _status(seen: Effect, counts: ModelRoute, now: float) -> ModelRouteStatus:

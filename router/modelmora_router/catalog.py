@@ -15,9 +15,9 @@ from functools import cached_property
 
 from modelmora.control import Deployments, Key, Routes
 from modelmora.errors import InvalidRequest, ModelNotFound
-from modelmora.spec import ModelDeployment, ModelRef, ModelRoute, version_order
+from modelmora.spec import ModelDeployment, ModelRef, version_order
 from modelmora.spec.identity import VersionOrder
-from modelmora.spec.route_effect import duplicates_of, effect, oldest
+from modelmora.spec.route_effect import effects
 from modelmora_router.routes import RouteTable
 
 _MAX_SIMILAR = 3
@@ -31,7 +31,7 @@ class Catalog:
 
     def __init__(self, deployments: Deployments, routes: Routes | None = None, before: "Catalog | None" = None) -> None:
         self._versions: dict[tuple[str, str], dict[str, ModelDeployment]] = {}
-        for deployment in sorted(deployments.values(), key=_age):
+        for deployment in sorted(deployments.values(), key=lambda one: one.metadata.seniority):
             versions = self._versions.setdefault((deployment.metadata.namespace, deployment.model_id), {})
             versions.setdefault(deployment.version, deployment)
         self.routes: Mapping[tuple[str, str], RouteTable] = {}
@@ -98,21 +98,9 @@ def _tables(
     routes: Routes, deployments: Deployments, before: Mapping[tuple[str, str], RouteTable]
 ) -> dict[tuple[str, str], RouteTable]:
     """By namespace and model id."""
-    rivals: dict[tuple[str, str], list[ModelRoute]] = {}
-    for route in routes.values():
-        rivals.setdefault((route.metadata.namespace, route.spec.model_id), []).append(route)
-    near = {namespace: _named(deployments, namespace) for namespace, _ in rivals}
-    younger = {namespace: duplicates_of(named.values()) for namespace, named in near.items()}
-    return {
-        (namespace, model_id): RouteTable(
-            effect(oldest(same), near[namespace], younger[namespace]), before.get((namespace, model_id))
-        )
-        for (namespace, model_id), same in rivals.items()
-    }
-
-
-def _named(deployments: Deployments, namespace: str) -> dict[str, ModelDeployment]:
-    return {key.name: deployment for key, deployment in deployments.items() if key.namespace == namespace}
+    counting = [seen for seen, counts in effects(routes.values(), deployments.values()) if seen.route is counts]
+    found = {(seen.route.metadata.namespace, seen.route.spec.model_id): seen for seen in counting}
+    return {identity: RouteTable(seen, before.get(identity)) for identity, seen in found.items()}
 
 
 def key_of(deployment: ModelDeployment) -> Key:
@@ -140,11 +128,6 @@ def verified(deployment: ModelDeployment) -> bool:
 def _preference(deployment: ModelDeployment) -> tuple[bool, bool, VersionOrder]:
     active = not deployment.spec.suspend
     return active, active and verified(deployment), version_order(deployment.version)
-
-
-def _age(deployment: ModelDeployment) -> tuple[float, str, str]:
-    created = deployment.metadata.creation_timestamp
-    return (created.timestamp() if created else float("inf"), deployment.metadata.namespace, deployment.metadata.name)
 
 
 def _did_you_mean(model_id: str, ids: Sequence[str]) -> str:

@@ -333,7 +333,8 @@ def _made_for(worker: Worker, deployment: ModelDeployment) -> bool:
 
 
 def _waits_for_room(status: ModelDeploymentStatus) -> bool:
-    return any(one.type == "Scheduled" and one.reason == "WaitingForRoom" for one in status.conditions)
+    scheduled = status.condition("Scheduled")
+    return scheduled is not None and scheduled.reason == "WaitingForRoom"
 
 
 def _no_longer_failed(status: ModelDeploymentStatus) -> bool:

@@ -7,6 +7,7 @@ from typing import Final
 import structlog
 
 from modelmora_router.tickets import Ticket
+from modelmora_router.tracing import trace_id
 
 log = structlog.get_logger(__name__)
 _level = logging.getLogger(__name__)  # to ask for, before a line is made that nobody reads
@@ -39,4 +40,5 @@ class LaneLog:
 
 def _tell(event: str, model_id: str, ticket: Ticket) -> None:
     call, worker = ticket.call, ticket.replica.worker_id if ticket.replica else None
-    log.debug(event, model=model_id, request_id=call.request_id, trace_id=call.traceparent[3:35], worker=worker)
+    trace = trace_id(call.traceparent)
+    log.debug(event, model=model_id, request_id=call.request_id, trace_id=trace, worker=worker)

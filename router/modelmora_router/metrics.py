@@ -20,6 +20,7 @@ from modelmora_router import gauges
 from modelmora_router.calls import Answer
 from modelmora_router.gauges import MODEL, Labels, LaneLike, Seen
 from modelmora_router.machine import Machine
+from modelmora_router.tracing import trace_id
 
 _OK: Final = "OK"
 _SHED: Final = ("QueueFull", "Displaced", "HeldBytes", "RateLimit", "Expired")
@@ -186,7 +187,7 @@ class ModelMeters:
     def answered(self, answer: Answer, *, traceparent: str) -> None:
         """A request got its answer. The trace is what a graph's dots lead to."""
         self._succeeded.inc()
-        exemplar = {"trace_id": traceparent[3:35]} if traceparent else None
+        exemplar = {"trace_id": trace_id(traceparent)} if traceparent else None
         self._seconds.observe(answer.total_ms / 1e3, exemplar)
         self._inference.observe(answer.inference_ms / 1e3)
 

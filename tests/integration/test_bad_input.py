@@ -22,12 +22,6 @@ GOOD = {"input": {"text": "a"}}
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
-
-
-@pytest.fixture
 async def router(worker: FakeWorker) -> AsyncIterator[Router]:
     """At its end it still answers on both protocols, and nothing waits, whatever the test did to it."""
     models = fuzzing.models()

@@ -14,14 +14,8 @@ from modelmora.client.streams import StreamResult
 from modelmora.errors import ModelMoraError
 from modelmora.v1 import worker_pb2
 from tests.support.entries import output_of
-from tests.support.fake_worker import FakeWorker, fake_worker
+from tests.support.fake_worker import FakeWorker
 from tests.support.routing import Router, deployment, eventually, running_router
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -13,19 +12,13 @@ import structlog.testing
 from modelmora import errors
 from modelmora.wire.status import from_rpc, from_rpc_error
 from tests.support.entries import request_of
-from tests.support.fake_worker import FakeWorker, fake_worker
+from tests.support.fake_worker import FakeWorker
 from tests.support.routing import Router, deployment, eventually, request, running_router
 from tests.support.waiting import eventually_async
 
 GOOD = {"input": {"text": "a"}}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MEBIBYTE = 1024 * 1024
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
 
 
 async def refused(call: Any) -> errors.ModelMoraError:

@@ -8,14 +8,8 @@ import pytest
 
 from modelmora.wire.values import from_values
 from tests.support.entries import request_of
-from tests.support.fake_worker import FakeWorker, fake_worker
+from tests.support.fake_worker import FakeWorker
 from tests.support.routing import Router, deployment, request, running_router
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
 
 
 @pytest.fixture

@@ -29,12 +29,6 @@ GOOD = {"input": {"text": "a"}}
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
-
-
-@pytest.fixture
 async def router() -> AsyncIterator[Router]:
     """One model, asleep, whose requests go out one by one."""
     async with running_router(deployment(batching={"maxSize": 1})) as router:

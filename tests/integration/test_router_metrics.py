@@ -10,16 +10,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as plain
 
 from modelmora.spec import Priority
-from tests.support.fake_worker import FakeWorker, fake_worker
+from tests.support.fake_worker import FakeWorker
 from tests.support.routing import Router, deployment, running_router
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
 
 
 @pytest.fixture

@@ -25,12 +25,6 @@ GOOD = {"input": {"text": "a"}}
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
-
-
-@pytest.fixture
 async def router(worker: FakeWorker) -> AsyncIterator[Router]:
     """At its end it still serves, whatever the test did to it."""
     models = [deployment(), deployment("broken", status=failed()), deployment("resting", suspend=True)]

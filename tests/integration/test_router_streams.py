@@ -22,12 +22,6 @@ UNANSWERED = 8
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
-
-
-@pytest.fixture
 async def router(worker: FakeWorker) -> AsyncIterator[Router]:
     """At its end nothing waits or runs, whatever the test did to it."""
     async with running_router(deployment(), max_unanswered=UNANSWERED) as router:

@@ -10,7 +10,7 @@ from modelmora_router.exporting import exporting
 from modelmora_router.settings import TracingSettings, read
 from modelmora_router.tracing import parsed
 from tests.support.collector import Collector, collecting
-from tests.support.fake_worker import FakeWorker, fake_worker
+from tests.support.fake_worker import FakeWorker
 from tests.support.routing import deployment, eventually, request, running_router
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -22,12 +22,6 @@ HEADER = f"00-{TRACE}-{SPAN}-01"
 async def collector() -> AsyncIterator[Collector]:
     async with collecting() as collector:
         yield collector
-
-
-@pytest.fixture
-async def worker() -> AsyncIterator[FakeWorker]:
-    async with fake_worker("w1") as worker:
-        yield worker
 
 
 @pytest.mark.req("REQ-OBS-004", "RM-2.6g")

@@ -28,6 +28,12 @@ class Key:
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @classmethod
+    def parse(cls, text: str) -> "Key | None":
+        """What `str` wrote; None: it is none."""
+        namespace, _, name = text.partition("/")
+        return cls(namespace, name) if namespace and name else None
+
 
 @dataclass(frozen=True, slots=True)
 class Worker:

@@ -70,7 +70,7 @@ def demands_of(lease: Mapping[str, Any]) -> Demands:
         entries = said.items()
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-    return {key: demand for name, value in entries if (key := _key(name)) and (demand := _demand(value))}
+    return {key: demand for name, value in entries if (key := Key.parse(name)) and (demand := _demand(value))}
 
 
 def trips_of(lease: Mapping[str, Any]) -> Trips:
@@ -84,11 +84,6 @@ def trips_of(lease: Mapping[str, Any]) -> Trips:
 def _entry(demand: Demand) -> list[float]:
     used, waiting = round(demand.last_used_at, 3), round(demand.waiting_since, 3)
     return [demand.load, used, demand.load_asked_at, demand.urgency, waiting]
-
-
-def _key(name: str) -> Key | None:
-    namespace, _, deployment = name.partition("/")
-    return Key(namespace, deployment) if namespace and deployment else None
 
 
 def _demand(value: object) -> Demand | None:

@@ -70,13 +70,8 @@ def read(said: object) -> Trips:
         return {}
     if not isinstance(entries, Mapping):
         return {}
-    found = {_key(name): tuple(_trips(told)) for name, told in entries.items()}
+    found = {Key.parse(name): tuple(_trips(told)) for name, told in entries.items()}
     return {key: trips for key, trips in found.items() if key and trips}
-
-
-def _key(name: str) -> Key | None:
-    namespace, _, route = name.partition("/")
-    return Key(namespace, route) if namespace and route else None
 
 
 def _trips(told: object) -> Iterable[Trip]:

@@ -1,10 +1,13 @@
 """The part of Kubernetes' object metadata that we use."""
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from modelmora.spec.schema import MAX_INTEGER, MAX_NAME, Moment, Name, Part
+
+_LATEST: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class ObjectMeta(Part):
@@ -28,3 +31,8 @@ class ObjectMeta(Part):
     """Set while Kubernetes deletes the object."""
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def seniority(self) -> tuple[datetime, str]:
+        """Of several objects of a namespace that want the same, the one with the smallest counts: the oldest."""
+        return self.creation_timestamp or _LATEST, self.name

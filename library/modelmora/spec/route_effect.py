@@ -5,19 +5,13 @@ is what its status says; a model at zero can, since a request wakes it. One that
 the route is edited.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, TypeVar
 
 from modelmora.spec.deployment import ModelDeployment
 from modelmora.spec.route import ModelRoute, RolledBack
 from modelmora.spec.status import ModelState
-
-_LATEST: Final = datetime.max.replace(tzinfo=UTC)
-
-R = TypeVar("R", ModelDeployment, ModelRoute)
 
 
 class Defect(StrEnum):
@@ -75,7 +69,7 @@ def effect(
     route: ModelRoute, deployments: Mapping[str, ModelDeployment], duplicates: Collection[str] = frozenset()
 ) -> Effect:
     """Of a route among the deployments of its namespace, by name; in place of the `duplicates` an older one serves."""
-    spec, look = route.spec, _Look(route, deployments, duplicates)
+    spec, look = route.spec, _Look(route, deployments, duplicates, route.rolled_back)
     return Effect(
         route,
         tuple(look.arm(backend.name, backend.weight, model_id=spec.model_id) for backend in spec.backends),
@@ -83,24 +77,34 @@ def effect(
     )
 
 
-def oldest(objects: Iterable[R]) -> R:
-    """Of several that want the same, the one that counts; there is at least one."""
-    return min(objects, key=_age)
+def effects(
+    routes: Iterable[ModelRoute], deployments: Iterable[ModelDeployment]
+) -> Iterator[tuple[Effect, ModelRoute]]:
+    """Each route with what it comes to, and the one that counts for its model: of several the oldest."""
+    rivals: dict[tuple[str, str], list[ModelRoute]] = {}
+    near: dict[str, dict[str, ModelDeployment]] = {}
+    for route in routes:
+        rivals.setdefault((route.metadata.namespace, route.spec.model_id), []).append(route)
+        near[route.metadata.namespace] = {}
+    for deployment in deployments:
+        if (named := near.get(deployment.metadata.namespace)) is not None:
+            named[deployment.metadata.name] = deployment
+    younger = {namespace: _duplicates_of(named.values()) for namespace, named in near.items()}
+    for (namespace, _), same in rivals.items():
+        counts = min(same, key=lambda route: route.metadata.seniority)
+        for route in same:
+            yield effect(route, near[namespace], younger[namespace]), counts
 
 
-def duplicates_of(deployments: Iterable[ModelDeployment]) -> frozenset[str]:
+def _duplicates_of(deployments: Iterable[ModelDeployment]) -> frozenset[str]:
     """Names of those, of one namespace, in whose place an older one of the same model and version serves."""
     serving: dict[tuple[str, str], ModelDeployment] = {}
     younger = set()
-    for deployment in sorted(deployments, key=_age):
+    for deployment in sorted(deployments, key=lambda one: one.metadata.seniority):
         first = serving.setdefault((deployment.model_id, deployment.version), deployment)
         if first is not deployment:
             younger.add(deployment.metadata.name)
     return frozenset(younger)
-
-
-def _age(of: ModelDeployment | ModelRoute) -> tuple[datetime, str]:
-    return of.metadata.creation_timestamp or _LATEST, of.metadata.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class _Look:
     route: ModelRoute
     deployments: Mapping[str, ModelDeployment]
     duplicates: Collection[str]
+    fallen: Mapping[str, RolledBack]
 
     def arm(self, name: str, weight: int, *, model_id: str = "") -> Arm:
         """`model_id`: it must serve this one; a mirror may be of another model."""
@@ -123,7 +128,7 @@ class _Look:
         if name in self.duplicates:
             words = f"an older deployment serves {deployment.model_id}@{deployment.version} in place of {name!r}"
             return Arm(name, weight, None, Defect.DUPLICATE, f"{words}: name that one")
-        if model_id and (fallen := self.route.rolled_back.get(name)):
+        if model_id and (fallen := self.fallen.get(name)):
             return Arm(name, weight, deployment, Defect.ROLLED_BACK, rollback_words(fallen))
         return _told(name, weight, deployment)
 
