@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -52,7 +52,8 @@ class ScriptedReplica(Replica):
     """A replica without a connection: the test says when it serves and what it answers."""
 
     def __init__(self, lane: Lane, worker_id: str = "w1", settings: RouterSettings = SETTINGS) -> None:
-        super().__init__(Worker(worker_id, Key("default", "one"), "unix:x", "unix:x"), lane, settings, model_id="one")
+        worker = Worker(worker_id, Key("default", "one"), "unix:x", "unix:x")
+        super().__init__(worker, lane, settings, model_id="one", now=lane._now)
         self.lane = lane
         self.sent: list[worker_pb2.BatchEntry] = []
         self.batches_sent: list[list[str]] = []
@@ -100,6 +101,16 @@ def lose(replica: ScriptedReplica) -> None:
     replica._lose("Socket closed")
 
 
+class Clock:
+    """Stands still until the test says that time passes."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
 class Bench:
     """A lane that runs, and the callers that wait in it."""
 
@@ -130,13 +141,17 @@ class Bench:
 
 @asynccontextmanager
 async def running_lane(
-    model: ModelDeployment | None = None, *, settings: RouterSettings = SETTINGS, batches: bool = False
+    model: ModelDeployment | None = None,
+    *,
+    settings: RouterSettings = SETTINGS,
+    batches: bool = False,
+    now: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Bench]:
     model = model or deployment()
     if not batches:
         one = model.spec.batching.model_copy(update={"max_size": 1})
         model = model.model_copy(update={"spec": model.spec.model_copy(update={"batching": one})})
-    lane = Lane(model, settings, Meters().of(model), chance=lambda: 0.0)
+    lane = Lane(model, settings, Meters().of(model), now=now, chance=lambda: 0.0)
     async with asyncio.TaskGroup() as group:
         owner = group.create_task(lane.run())
         try:
@@ -722,31 +737,33 @@ async def test_nothing_is_sent_to_a_worker_that_fails_until_one_request_has_trie
 
 @pytest.mark.req("RM-5.1d")
 @pytest.mark.parametrize(
-    ("time_s", "leaves", "state"),
-    [(0.1, False, BreakerState.OPEN), (0.04, True, BreakerState.OPEN), (60, True, BreakerState.HALF_OPEN)],
+    ("time_s", "passes_s", "leaves", "state"),
+    [(1, 1.01, False, BreakerState.OPEN), (1, 0.96, True, BreakerState.OPEN), (60, 1, True, BreakerState.HALF_OPEN)],
     ids=["its time is over", "its caller knows so a little sooner", "its caller leaves for reasons of its own"],
 )
 async def test_a_trial_without_an_answer_counts_when_its_time_is_over(
-    time_s: float, state: BreakerState, *, leaves: bool
+    time_s: float, passes_s: float, state: BreakerState, *, leaves: bool
 ) -> None:
-    async with running_lane(settings=RouterSettings(breaker_failures=1, breaker_open_s=0.2)) as bench:
+    clock = Clock()
+    async with running_lane(settings=RouterSettings(breaker_failures=1, breaker_open_s=5), now=clock) as bench:
         replica = bench.replica()
         quick = bench.infer(call("quick"))  # so that a short time is known to be enough for an answer
         await eventually(lambda: replica.sent)
+        clock.now += 0.5
         replica.answer("quick")
         await quick
         bench.infer(call("lost"))
         await eventually(partial(has_text, replica, "lost"))
         lose(replica)
         replica.serve()
-        opened_until = replica.trusted_at or 0
-        await eventually(lambda: replica.breaker(time.monotonic()) is BreakerState.HALF_OPEN)
-        trial = bench.infer(call("trial", deadline=time.monotonic() + time_s))
+        assert replica.breaker(clock.now) is BreakerState.OPEN
+        clock.now = (replica.trusted_at or 0) + 0.1
+        trial = bench.infer(call("trial", deadline=clock.now + time_s))
         await eventually(partial(has_text, replica, "trial"))
-        if leaves:
-            trial.cancel()
+        clock.now += passes_s
+        trial.cancel() if leaves else bench.lane.changed()
         await asyncio.wait([trial])
-        assert ((replica.trusted_at or 0) > opened_until) is (state is BreakerState.OPEN)
+        assert replica.breaker(clock.now) is state
 
 
 @pytest.mark.req("REQ-QUEUE-002")
