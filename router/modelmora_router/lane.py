@@ -14,7 +14,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -33,7 +32,6 @@ from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc
 from modelmora_router import refusals
 from modelmora_router.alarm import Alarm
-from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall, is_output
 from modelmora_router.lane_log import LaneLog
 from modelmora_router.ledger import Ledger
@@ -230,6 +228,8 @@ class Lane:
     # ------------------------------------------------------------------------------------------------ for replicas
 
     def finished(self, result: worker_pb2.EntryResult) -> None:
+        if result.batch_size and not result.batch_index:
+            self._meters.ran(size=result.batch_size, limit=self._limits.max_size)
         ticket = self._ledger.find(result.entry_id)
         if ticket is None:
             return
@@ -338,27 +338,24 @@ class Lane:
     def _dispatch(self, now: float) -> None:
         self._look_at = math.inf
         while head := self._ledger.queue.head(now):
-            target = self._replicas.least_outstanding(head.priority, now)
+            target = self._replicas.least_outstanding(head.priority, self._limits, now)
             if target is None:
-                self._look_at = self._replicas.next_trial(now)
+                self._look_at = self._replicas.next_room(self._limits, now)
                 return
-            wait = wait_s(self._ledger.queue, self._limits, self._arrivals, idle=not target.batches, now=now)
+            replica, room = target
+            wait = wait_s(self._ledger.queue, room, self._arrivals, idle=not replica.batches, now=now)
             if wait > 0:
                 self._look_at = now + wait
                 return
-            self._send(target, now)
+            self._send(replica, room, now)
 
-    def _send(self, target: Replica, now: float) -> None:
-        trusted = target.breaker(now) is BreakerState.CLOSED
-        batch = form(self._ledger.queue, self._limits if trusted else replace(self._limits, max_size=1), now)
-        size = len(batch)
-        self._meters.dispatched(
-            size=size, limit=self._limits.max_size, waited_s=[now - ticket.arrived_at for ticket in batch]
-        )
+    def _send(self, replica: Replica, room: BatchLimits, now: float) -> None:
+        batch = form(self._ledger.queue, room, now)
+        self._meters.dispatched(now - ticket.arrived_at for ticket in batch)
         for ticket in batch:
-            ticket.sent(target, now=now, batch_size=size)
+            ticket.sent(replica)
         self._log.started(self._deployment.model_id, batch)
-        target.send(batch, batch[0].priority)
+        replica.send(batch, batch[0].priority)
 
     # ------------------------------------------------------------------------------------------------ settling
 
@@ -375,7 +372,7 @@ class Lane:
             total_ms=(now - call.received_at) * 1e3,
             request_id=call.request_id,
             deployment=self._deployment.metadata.name,
-            batch_size=ticket.batch_size,
+            batch_size=result.batch_size,
         )
         if not ticket.future.done():
             ticket.future.set_result(answer)

@@ -203,12 +203,15 @@ class ModelMeters:
             self._failed_seconds = self._families.request_seconds.labels(*self.labels, "error")
         self._failed_seconds.observe(seconds)
 
-    def dispatched(self, *, size: int, limit: int, waited_s: Iterable[float]) -> None:
-        """A batch went out, of a size within a limit; each of its entries had waited so long."""
-        self._size.observe(size)
-        self._fill.observe(size / limit)
+    def dispatched(self, waited_s: Iterable[float]) -> None:
+        """Requests went out that had waited so long."""
         for seconds in waited_s:
             self._waited.observe(seconds)
+
+    def ran(self, *, size: int, limit: int) -> None:
+        """An engine took a batch of that size, where that many may be."""
+        self._size.observe(size)
+        self._fill.observe(size / limit)
 
     def shed(self, reason: str) -> None:
         """A request was turned away to protect others: QueueFull, Displaced, HeldBytes, RateLimit or Expired."""
@@ -294,7 +297,7 @@ def _families(registry: CollectorRegistry) -> _Families:
         queue_wait_seconds=histogram(
             "queue_wait_seconds", "From the arrival of a request to its dispatch.", _SHORT_SECONDS
         ),
-        batch_size=histogram("batch_size", "Requests that were sent to a worker together.", _SIZES),
+        batch_size=histogram("batch_size", "Requests that went through the engine together.", _SIZES),
         batch_fill=histogram("batch_fill_ratio", "Size of a batch, of the largest that was allowed.", _RATIOS),
         hold_seconds=histogram(
             "hold_duration_seconds", "How long a request waited for its model to wake.", _HOLD_SECONDS

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
+from modelmora.scheduling import BatchLimits
 from modelmora.spec import Priority
 from modelmora_router.breaker import BreakerState
 from modelmora_router.outstanding import CAPACITY
@@ -46,10 +47,16 @@ class ReplicaSet:
         """By worker_id."""
         return {replica.worker_id: replica.breaker(now) for replica in self}
 
-    def least_outstanding(self, priority: Priority, now: float) -> Replica | None:
-        """The replica that gets the next batch, led by that priority; None if none has room. Equals take turns."""
-        with_room = (replica for replica in self if replica.has_room(priority, now))
-        return min(with_room, key=_burden, default=None)
+    def least_outstanding(
+        self, priority: Priority, limits: BatchLimits, now: float
+    ) -> tuple[Replica, BatchLimits] | None:
+        """The replica that gets the next batch, led by that priority, and how large; None if none has room.
+
+        Equals take turns.
+        """
+        rooms = ((replica, replica.room(priority, limits, now)) for replica in self)
+        with_room = [(replica, room) for replica, room in rooms if room]
+        return min(with_room, key=lambda pair: _burden(pair[0]), default=None)
 
     def silent_s(self, now: float) -> float | None:
         """If nothing is sent to any that is there, since all have failed so often: how long that lasts."""
@@ -57,11 +64,10 @@ class ReplicaSet:
         until = [at for at in moments if at is not None and at > now]
         return min(until) - now if until and len(until) == len(moments) else None
 
-    def next_trial(self, now: float) -> float:
-        """When one that is not trusted now may be tried again."""
-        moments = (replica.trusted_at for replica in self)
-        return min((at for at in moments if at is not None and at > now), default=math.inf)
+    def next_room(self, limits: BatchLimits, now: float) -> float:
+        """When one of them may have room by time alone."""
+        return min((replica.next_room(limits, now) for replica in self), default=math.inf)
 
 
 def _burden(replica: Replica) -> tuple[int, int, float]:
-    return replica.batches, replica.outstanding, replica.sent_at
+    return min(replica.batches, CAPACITY), replica.outstanding, replica.sent_at

@@ -2,7 +2,7 @@
 
 Two tasks follow a worker for as long as it is listed. One watches its health. The other holds the call stream: it
 writes batches and reads results, matched by entry id. A replica has room for one batch that runs and one that waits
-behind it, so that the engine never waits for the network.
+behind it, which may grow while it waits.
 
 What becomes of an entry is told to its owner: a result, or that it was not worked on and may go elsewhere, or that the
 worker was lost with it.
@@ -13,6 +13,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 import grpc
@@ -20,6 +21,7 @@ import structlog
 
 from modelmora.control import WORKER_METADATA, Worker
 from modelmora.errors import ModelMoraError, WorkerUnavailable
+from modelmora.scheduling import BatchLimits
 from modelmora.spec import Priority
 from modelmora.v1 import worker_pb2, worker_pb2_grpc
 from modelmora_router.breaker import BreakerState
@@ -55,6 +57,9 @@ class Sendable(Protocol):
     @property
     def entry_id(self) -> int: ...
 
+    @property
+    def size_bytes(self) -> int: ...
+
     def add_to(self, batch: worker_pb2.Batch) -> None:
         """Writes its message there."""
 
@@ -87,7 +92,6 @@ class Replica:
         self._unwritten: deque[Sequence[Sendable]] = deque()
         self._cancelled: list[int] = []
         self._trust = Trust(settings)
-        self._sent_at = -math.inf
 
     @property
     def worker_id(self) -> str:
@@ -116,7 +120,7 @@ class Replica:
     @property
     def sent_at(self) -> float:
         """When it was given its last batch."""
-        return self._sent_at
+        return self._outstanding.sent_at
 
     def breaker(self, now: float) -> BreakerState:
         """Whether it is trusted."""
@@ -127,12 +131,23 @@ class Replica:
         """When one request may be tried again; None: it is trusted."""
         return self._trust.regained_at
 
-    def has_room(self, priority: Priority, now: float) -> bool:
-        """Whether a batch, led by that priority, may be sent now."""
-        if not self.available or not self._outstanding.room_for(priority):
-            return False
-        state = self._trust.state(now)
-        return state is BreakerState.CLOSED or (state is BreakerState.HALF_OPEN and not self._outstanding.batches)
+    def room(self, priority: Priority, limits: BatchLimits, now: float) -> BatchLimits | None:
+        """How large a batch, led by that priority, may be sent now; None: none may. One request tries a worker."""
+        if not self.available:
+            return None
+        match self._trust.state(now):
+            case BreakerState.CLOSED:
+                return self._outstanding.room(priority, limits, now)
+            case BreakerState.HALF_OPEN if not self._outstanding.batches:
+                return replace(limits, max_size=1)
+        return None
+
+    def next_room(self, limits: BatchLimits, now: float) -> float:
+        """When it may have room by time alone."""
+        if self._trust.state(now) is BreakerState.CLOSED:
+            return self._outstanding.joins_at(limits) if self.available else math.inf
+        at = self._trust.regained_at
+        return math.inf if at is None or at <= now else at
 
     @property
     def retired(self) -> bool:
@@ -141,8 +156,8 @@ class Replica:
 
     def send(self, batch: Sequence[Sendable], priority: Priority) -> None:
         """Gives the worker a batch; its owner hears of each entry again, or cancels it."""
-        self._sent_at = self._now()
-        self._outstanding.add((entry.entry_id for entry in batch), priority, self._sent_at)
+        size_bytes = sum(entry.size_bytes for entry in batch)
+        self._outstanding.add((entry.entry_id for entry in batch), priority, self._now(), size_bytes=size_bytes)
         self._unwritten.append(batch)
         self._outgoing.set()
 

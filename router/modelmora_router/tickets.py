@@ -29,8 +29,6 @@ class Ticket:
     tokens: int = 0
     sends: int = 0
     losses: int = 0  # workers that ended with it
-    sent_at: float = 0.0
-    batch_size: int = 1
     replica: Replica | None = None  # that has it; None while it waits
 
     @property
@@ -46,9 +44,9 @@ class Ticket:
         """It may be what ended a worker."""
         return self.losses > 0
 
-    def sent(self, replica: Replica, *, now: float, batch_size: int) -> None:
+    def sent(self, replica: Replica) -> None:
         """This replica has it from now on."""
-        self.replica, self.sent_at, self.batch_size = replica, now, batch_size
+        self.replica = replica
         self.sends += 1
 
     def add_to(self, batch: worker_pb2.Batch) -> None:

@@ -35,6 +35,7 @@ class Item:
 
     entry_id: int
     text: str = "hello"
+    size_bytes: int = 100
 
     def add_to(self, batch: worker_pb2.Batch) -> None:
         batch.entries.append(entry_of(self.entry_id, {"text": self.text}))

@@ -157,7 +157,7 @@ class EntryQueue:
             done = run_batch(engine, [entry.input() for entry in batch], model_id=self.model_id)
             took_ms = done.seconds * 1e3
             request_log.ended(batch, done.answers, inference_ms=took_ms)
-            return _replies(self.writer, batch, done.answers, took_ms)
+            return _replies(self.writer, batch, done.answers, took_ms, batch_size=len(batch))
         except Exception:  # noqa: BLE001 - the top of a batch: a bug of ours must not end the others
             _log.exception("worker has a bug", model=self.model_id, worker=self.worker_id)
             error = InternalError(f"worker {self.worker_id} of model {self.model_id} failed", model_id=self.model_id)
@@ -185,13 +185,19 @@ class EntryQueue:
 
 
 def _replies(
-    writer: Writer, entries: Sequence[Entry], answers: Sequence[Answer], inference_ms: float = 0.0
+    writer: Writer,
+    entries: Sequence[Entry],
+    answers: Sequence[Answer],
+    inference_ms: float = 0.0,
+    *,
+    batch_size: int = 0,
 ) -> list[_Reply]:
     """The messages for each owner; none for what nobody waits for any more."""
     parts: dict[Owner, list[tuple[Entry, Done]]] = {}
-    for entry, answer in zip(entries, answers, strict=True):
-        if entry.wanted():
-            parts.setdefault(entry.owner, []).append((entry, Done(entry.sent_id, answer, inference_ms)))
+    wanted = ((entry, answer) for entry, answer in zip(entries, answers, strict=True) if entry.wanted())
+    for index, (entry, answer) in enumerate(wanted):
+        done = Done(entry.sent_id, answer, inference_ms, batch_size, index)
+        parts.setdefault(entry.owner, []).append((entry, done))
     return [
         (owner, [entry for entry, _ in part], writer.write([done for _, done in part])) for owner, part in parts.items()
     ]

@@ -15,11 +15,13 @@ from modelmora_worker.inference import Answer
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an entry; time in the engine, of its whole batch."""
+    """What became of an entry; time in the engine and size, of its whole batch."""
 
     sent_id: int
     answer: Answer
     inference_ms: float = 0.0
+    batch_size: int = 0  # 0: it never got to the engine
+    batch_index: int = 0  # among those of the batch that somebody waits for
 
 
 class Owner(Protocol):

@@ -51,6 +51,7 @@ class Writer:
 
     def _put(self, done: Done, result: worker_pb2.EntryResult) -> None:
         result.entry_id, result.inference_ms = done.sent_id, done.inference_ms
+        result.batch_size, result.batch_index = done.batch_size, done.batch_index
         try:
             if isinstance(done.answer, ModelMoraError):
                 result.error.CopyFrom(to_rpc(done.answer))

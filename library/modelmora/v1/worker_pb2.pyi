@@ -188,11 +188,18 @@ class EntryResult(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     INFERENCE_MS_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    BATCH_INDEX_FIELD_NUMBER: _builtins.int
     entry_id: _builtins.int
     output: _builtins.bytes
     """An InferenceResponse with nothing but its output: the router adds the rest behind these bytes."""
     inference_ms: _builtins.float
     """In the engine, with its whole batch; 0: it never got there, so that nothing is done twice if it is sent again."""
+    batch_size: _builtins.int
+    """How many entries went through the engine together, of this stream or another, and which of them it is, from 0;
+    of a batch, 0 stands in one result that is sent. No size: it never got there.
+    """
+    batch_index: _builtins.int
     @_builtins.property
     def error(self) -> _status_pb2.Status:
         """Details as in any other error of ours."""
@@ -204,10 +211,12 @@ class EntryResult(_message.Message):
         output: _builtins.bytes = ...,
         error: _status_pb2.Status | None = ...,
         inference_ms: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
+        batch_index: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "kind", b"kind", "output", b"output"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry_id", b"entry_id", "error", b"error", "inference_ms", b"inference_ms", "kind", b"kind", "output", b"output"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_index", b"batch_index", "batch_size", b"batch_size", "entry_id", b"entry_id", "error", b"error", "inference_ms", b"inference_ms", "kind", b"kind", "output", b"output"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["output", "error"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

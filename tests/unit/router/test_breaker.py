@@ -4,10 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmora.spec import Priority
 from modelmora_router import retries
 from modelmora_router.breaker import CLOSED, Breaker, BreakerPolicy, BreakerState
-from modelmora_router.outstanding import Outstanding
 from modelmora_router.retries import RetryBudget
 
 POLICY = BreakerPolicy(failures=3, open_s=1.0, max_open_s=8.0)
@@ -88,29 +86,3 @@ def test_what_is_not_idempotent_or_was_lost_too_often_or_has_nowhere_to_go_is_no
     assert not retries.may_retry(idempotent=False, losses=1, elsewhere=True)
     assert not retries.may_retry(idempotent=True, losses=2, elsewhere=True)
     assert not retries.may_retry(idempotent=True, losses=1, elsewhere=False)
-
-
-# ---------------------------------------------------------------------------------------------------- outstanding
-
-
-def test_a_batch_is_over_with_its_last_entry() -> None:
-    outstanding = Outstanding()
-    outstanding.add([1, 2], Priority.NORMAL, 5.0)
-    assert outstanding.remove(1) == 5.0
-    assert (outstanding.batches, outstanding.entries) == (1, 1)
-    assert outstanding.remove(1) is None
-    outstanding.remove(2)
-    assert (outstanding.batches, outstanding.entries) == (0, 0)
-
-
-def test_there_is_room_for_two_batches_and_for_one_critical_besides() -> None:
-    outstanding = Outstanding()
-    for entry_id in (1, 2):
-        assert outstanding.room_for(Priority.LOW)
-        outstanding.add([entry_id], Priority.LOW, 0.0)
-    assert not outstanding.room_for(Priority.HIGH)
-    assert outstanding.room_for(Priority.CRITICAL)
-    outstanding.add([3], Priority.CRITICAL, 0.0)
-    assert not outstanding.room_for(Priority.CRITICAL)
-    assert outstanding.clear() == [1, 2, 3]
-    assert outstanding.room_for(Priority.LOW)

@@ -30,7 +30,7 @@ from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall
 from modelmora_router.lane import Lane
 from modelmora_router.metrics import Meters
-from modelmora_router.outstanding import CAPACITY
+from modelmora_router.outstanding import CAPACITY, JOIN_AFTER_S
 from modelmora_router.replica_set import ReplicaSet
 from modelmora_router.replicas import Replica, Sendable
 from modelmora_router.settings import RouterSettings
@@ -114,8 +114,9 @@ class Clock:
 class Bench:
     """A lane that runs, and the callers that wait in it."""
 
-    def __init__(self, lane: Lane, group: asyncio.TaskGroup, settings: RouterSettings) -> None:
+    def __init__(self, lane: Lane, meters: Meters, group: asyncio.TaskGroup, settings: RouterSettings) -> None:
         self.lane = lane
+        self.meters = meters
         self.settings = settings
         self.group = group
 
@@ -151,11 +152,12 @@ async def running_lane(
     if not batches:
         one = model.spec.batching.model_copy(update={"max_size": 1})
         model = model.model_copy(update={"spec": model.spec.model_copy(update={"batching": one})})
-    lane = Lane(model, settings, Meters().of(model), now=now, chance=lambda: 0.0)
+    meters = Meters()
+    lane = Lane(model, settings, meters.of(model), now=now, chance=lambda: 0.0)
     async with asyncio.TaskGroup() as group:
         owner = group.create_task(lane.run())
         try:
-            yield Bench(lane, group, settings)
+            yield Bench(lane, meters, group, settings)
         finally:
             owner.cancel()
 
@@ -504,8 +506,7 @@ async def test_a_batch_is_no_larger_than_the_deployment_says() -> None:
         replica.answer_all()
         await eventually(lambda: replica.batches_sent[2:] == [["6"]])
         replica.answer_all()
-        answers = [await outcome for outcome in outcomes]
-        assert [answer.batch_size for answer in answers if isinstance(answer, Answer)] == [3] * 6 + [1]
+        assert all([isinstance(await outcome, Answer) for outcome in outcomes])
 
 
 async def test_a_lone_request_leaves_at_once_for_a_replica_that_is_idle() -> None:
@@ -544,6 +545,46 @@ async def test_critical_is_sent_even_when_a_batch_runs_and_another_is_staged() -
         replica.answer_all()
         await eventually(lambda: replica.texts[3:] == ["also urgent", "waits"])
         replica.answer_all()
+
+
+@pytest.mark.req("REQ-PERF-001")
+async def test_who_comes_later_joins_what_is_staged_until_it_is_full() -> None:
+    clock, batching = Clock(), {"maxSize": 3, "maxWaitMilliseconds": 0}
+    async with running_lane(deployment(batching=batching), batches=True, now=clock) as bench:
+        replica = bench.replica()
+        for text in ("runs", "staged"):
+            bench.infer(call(text, received_at=clock.now))
+            await eventually(partial(has_text, replica, text))
+        for text in "abc":
+            bench.infer(call(text, received_at=clock.now))
+        await bench.queued(3)
+        clock.now += JOIN_AFTER_S
+        await eventually(lambda: replica.batches_sent == [["runs"], ["staged"], ["a", "b"]])
+        clock.now += JOIN_AFTER_S
+        await bench.queued(1)
+        replica.answer("runs")
+        await eventually(lambda: replica.batches_sent[3:] == [["c"]])
+        replica.answer_all()
+
+
+@pytest.mark.req("REQ-OBS-001h")
+async def test_a_batch_is_counted_as_the_engine_had_it_and_once() -> None:
+    async with running_lane(deployment(batching={"maxSize": 8}), batches=True) as bench:
+        replica = bench.replica()
+        outcomes = [bench.infer(call(text)) for text in "ab"]
+        await eventually(lambda: len(replica.sent) == 2)
+        ids = [entry.entry_id for entry in replica.sent]
+        for index, entry_id in enumerate(ids):
+            result = worker_pb2.EntryResult(entry_id=entry_id, output=b"", batch_size=4, batch_index=index)
+            replica._take([result])
+        answers = [await outcome for outcome in outcomes]
+        assert [isinstance(answer, Answer) and answer.batch_size for answer in answers] == [4, 4]
+        labels = {"model_namespace": "default", "model": "one", "version": "1.0.0", "task": "txt2embed"}
+        counted = [
+            bench.meters.registry.get_sample_value(f"modelmora_{name}", labels)
+            for name in ("batch_size_sum", "batch_size_count", "batch_fill_ratio_sum")
+        ]
+        assert counted == [4, 1, 0.5]
 
 
 async def test_in_a_full_queue_the_urgent_takes_the_place_of_the_newest_of_the_least_urgent() -> None:

@@ -103,7 +103,9 @@ def test_what_reached_no_model_counts_without_one() -> None:
 @pytest.mark.req("REQ-OBS-001h")
 def test_a_batch_counts_with_its_size_its_fill_and_the_wait_of_each_entry() -> None:
     meters = Meters()
-    meters.of(deployment()).dispatched(size=3, limit=4, waited_s=[0.1, 0.2, 0.3])
+    of_model = meters.of(deployment())
+    of_model.dispatched([0.1, 0.2, 0.3])
+    of_model.ran(size=3, limit=4)
     assert of_one(meters, "batch_size_bucket", le="2.0") == 0
     assert of_one(meters, "batch_size_bucket", le="4.0") == 1
     assert of_one(meters, "batch_fill_ratio_sum") == 0.75

@@ -122,6 +122,23 @@ async def test_entries_of_several_routers_share_a_batch_and_each_hears_of_its_ow
     assert b.messages == [[1, 2]]
 
 
+@pytest.mark.req("REQ-OBS-001h")
+async def test_each_answer_says_how_large_its_batch_was_and_one_of_them_is_its_first() -> None:
+    engine, a, b = Gated(), Router("a"), Router("b")
+    async with running(engine) as queue:
+        await busy(engine, queue, a)
+        left = b.entry(1)
+        queue.submit([left, b.entry(2)])
+        queue.submit([a.entry(1), a.entry(2)])
+        engine.may_run.release(1)
+        assert await asyncio.to_thread(engine.started.acquire, timeout=DEADLINE_S)
+        queue.cancel([left])
+        engine.may_run.release(1)
+        await asyncio.gather(a.until(3), b.until(1))
+    results = [b.answers[2], a.answers[1], a.answers[2]]
+    assert [(result.batch_size, result.batch_index) for result in results] == [(4, 0), (4, 1), (4, 2)]
+
+
 @pytest.mark.req("REQ-QUEUE-001d")
 async def test_what_is_urgent_goes_before_what_was_staged() -> None:
     engine, a, b = Gated(), Router("a"), Router("b")
