@@ -17,6 +17,10 @@ ModelMoraError
 │   ├── ModelUnhealthy        its last load failed; `reason` says how
 │   ├── ModelSuspended
 │   ├── WorkerUnavailable     the worker ended, or cannot be reached at `endpoint`
+│   ├── InsufficientMemory    a model or an arena that does not fit into what there is, refused before it is tried
+│   ├── QuotaExceeded         more shared memory than one session may have
+│   ├── SharedMemoryUnavailable  this machine has none, or it is switched off: bytes still travel
+│   ├── PeerGone              the process at the other end of a session ended
 │   └── ServerUnavailable     the server is draining, or cannot be reached at `endpoint`
 ├── ServerError
 │   ├── InferenceFailed       the engine raised on this input
@@ -172,6 +176,22 @@ class ModelSuspended(UnavailableError):
 
 class WorkerUnavailable(UnavailableError):
     """The worker ended, or cannot be reached at `endpoint`."""
+
+
+class InsufficientMemory(UnavailableError):
+    """A model or an arena that does not fit into what there is, refused before it is tried."""
+
+
+class QuotaExceeded(UnavailableError):
+    """More shared memory than one session may have."""
+
+
+class SharedMemoryUnavailable(UnavailableError):
+    """This machine has none, or it is switched off: bytes still travel."""
+
+
+class PeerGone(UnavailableError):
+    """The process at the other end of a session ended."""
 
 
 class ServerUnavailable(UnavailableError):
