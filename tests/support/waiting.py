@@ -1,6 +1,7 @@
-"""Waiting for a condition with a deadline, in asynchronous tests."""
+"""Waiting for a condition with a deadline."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -29,3 +30,12 @@ async def eventually_async(
             return value
     except TimeoutError:
         raise AssertionError(f"waited {within_s} s for {what}") from None
+
+
+def until(condition: Callable[[], T | None], *, within_s: float = DEADLINE_S) -> T:
+    """As `eventually`, in a test of threads."""
+    ends_at = time.monotonic() + within_s
+    while not (value := condition()):
+        assert time.monotonic() < ends_at, f"waited {within_s} s"
+        time.sleep(0.002)
+    return value

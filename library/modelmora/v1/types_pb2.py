@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18modelmora/v1/types.proto\x12\x0cmodelmora.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"O\n\x06Tensor\x12(\n\x08\x64\x61tatype\x18\x01 \x01(\x0e\x32\x16.modelmora.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x15\n\x04Text\x12\r\n\x05items\x18\x01 \x03(\t\")\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\",\n\x06Images\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.modelmora.v1.Image\"\x83\x01\n\x05Value\x12\"\n\x04text\x18\x01 \x01(\x0b\x32\x12.modelmora.v1.TextH\x00\x12&\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.modelmora.v1.TensorH\x00\x12&\n\x06images\x18\x03 \x01(\x0b\x32\x14.modelmora.v1.ImagesH\x00\x42\x06\n\x04kind\"\xbe\x02\n\x10InferenceRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x38\n\x05input\x18\x02 \x03(\x0b\x32).modelmora.v1.InferenceRequest.InputEntry\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.modelmora.v1.Priority\x12\x1c\n\x0ftimeout_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x1a\x41\n\nInputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.modelmora.v1.Value:\x02\x38\x01\x42\x12\n\x10_timeout_seconds\"B\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\"1\n\x04Part\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xb6\x02\n\x11InferenceResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12;\n\x06output\x18\x03 \x03(\x0b\x32+.modelmora.v1.InferenceResponse.OutputEntry\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.modelmora.v1.Timing\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12 \n\x04part\x18\x07 \x01(\x0b\x32\x12.modelmora.v1.Part\x1a\x42\n\x0bOutputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.modelmora.v1.Value:\x02\x38\x01*\xb3\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x04\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\x05\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_FP16\x10\n\x12\x12\n\x0e\x44\x41TA_TYPE_FP32\x10\x0b\x12\x12\n\x0e\x44\x41TA_TYPE_FP64\x10\x0c\x12\x12\n\x0e\x44\x41TA_TYPE_BF16\x10\r*u\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x15\n\x11PRIORITY_CRITICAL\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x10\n\x0cPRIORITY_LOW\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18modelmora/v1/types.proto\x12\x0cmodelmora.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\"u\n\x06Tensor\x12(\n\x08\x64\x61tatype\x18\x01 \x01(\x0e\x32\x16.modelmora.v1.DataType\x12\r\n\x05shape\x18\x02 \x03(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12$\n\x06region\x18\x04 \x01(\x0b\x32\x14.modelmora.v1.Region\"8\n\x06Region\x12\r\n\x05\x61rena\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07strides\x18\x03 \x03(\x03\"t\n\x0cSharedMemory\x12\x0f\n\x07session\x18\x01 \x01(\t\x12\r\n\x05lease\x18\x02 \x01(\x04\x12\x15\n\rresults_arena\x18\x03 \x01(\r\x12\x16\n\x0eresults_offset\x18\x04 \x01(\x04\x12\x15\n\rresults_bytes\x18\x05 \x01(\x04\"\x15\n\x04Text\x12\r\n\x05items\x18\x01 \x03(\t\")\n\x05Image\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x12\n\nmedia_type\x18\x02 \x01(\t\",\n\x06Images\x12\"\n\x05items\x18\x01 \x03(\x0b\x32\x13.modelmora.v1.Image\"\x83\x01\n\x05Value\x12\"\n\x04text\x18\x01 \x01(\x0b\x32\x12.modelmora.v1.TextH\x00\x12&\n\x06tensor\x18\x02 \x01(\x0b\x32\x14.modelmora.v1.TensorH\x00\x12&\n\x06images\x18\x03 \x01(\x0b\x32\x14.modelmora.v1.ImagesH\x00\x42\x06\n\x04kind\"\xf1\x02\n\x10InferenceRequest\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x38\n\x05input\x18\x02 \x03(\x0b\x32).modelmora.v1.InferenceRequest.InputEntry\x12+\n\nparameters\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.modelmora.v1.Priority\x12\x1c\n\x0ftimeout_seconds\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x31\n\rshared_memory\x18\x07 \x01(\x0b\x32\x1a.modelmora.v1.SharedMemory\x1a\x41\n\nInputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.modelmora.v1.Value:\x02\x38\x01\x42\x12\n\x10_timeout_seconds\"B\n\x06Timing\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x14\n\x0cinference_ms\x18\x02 \x01(\x01\x12\x10\n\x08total_ms\x18\x03 \x01(\x01\"1\n\x04Part\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04last\x18\x02 \x01(\x08\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\xb6\x02\n\x11InferenceResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12;\n\x06output\x18\x03 \x03(\x0b\x32+.modelmora.v1.InferenceResponse.OutputEntry\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.modelmora.v1.Timing\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12!\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x12.google.rpc.Status\x12 \n\x04part\x18\x07 \x01(\x0b\x32\x12.modelmora.v1.Part\x1a\x42\n\x0bOutputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\"\n\x05value\x18\x02 \x01(\x0b\x32\x13.modelmora.v1.Value:\x02\x38\x01*\xe5\x02\n\x08\x44\x61taType\x12\x19\n\x15\x44\x41TA_TYPE_UNSPECIFIED\x10\x00\x12\x12\n\x0e\x44\x41TA_TYPE_BOOL\x10\x01\x12\x13\n\x0f\x44\x41TA_TYPE_UINT8\x10\x02\x12\x14\n\x10\x44\x41TA_TYPE_UINT16\x10\x03\x12\x14\n\x10\x44\x41TA_TYPE_UINT32\x10\x04\x12\x14\n\x10\x44\x41TA_TYPE_UINT64\x10\x05\x12\x12\n\x0e\x44\x41TA_TYPE_INT8\x10\x06\x12\x13\n\x0f\x44\x41TA_TYPE_INT16\x10\x07\x12\x13\n\x0f\x44\x41TA_TYPE_INT32\x10\x08\x12\x13\n\x0f\x44\x41TA_TYPE_INT64\x10\t\x12\x12\n\x0e\x44\x41TA_TYPE_FP16\x10\n\x12\x12\n\x0e\x44\x41TA_TYPE_FP32\x10\x0b\x12\x12\n\x0e\x44\x41TA_TYPE_FP64\x10\x0c\x12\x12\n\x0e\x44\x41TA_TYPE_BF16\x10\r\x12\x18\n\x14\x44\x41TA_TYPE_FP8_E4M3FN\x10\x0e\x12\x16\n\x12\x44\x41TA_TYPE_FP8_E5M2\x10\x0f*u\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x15\n\x11PRIORITY_CRITICAL\x10\x01\x12\x11\n\rPRIORITY_HIGH\x10\x02\x12\x13\n\x0fPRIORITY_NORMAL\x10\x03\x12\x10\n\x0cPRIORITY_LOW\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,30 +37,34 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INFERENCEREQUEST_INPUTENTRY']._serialized_options = b'8\001'
   _globals['_INFERENCERESPONSE_OUTPUTENTRY']._loaded_options = None
   _globals['_INFERENCERESPONSE_OUTPUTENTRY']._serialized_options = b'8\001'
-  _globals['_DATATYPE']._serialized_start=1178
-  _globals['_DATATYPE']._serialized_end=1485
-  _globals['_PRIORITY']._serialized_start=1487
-  _globals['_PRIORITY']._serialized_end=1604
+  _globals['_DATATYPE']._serialized_start=1443
+  _globals['_DATATYPE']._serialized_end=1800
+  _globals['_PRIORITY']._serialized_start=1802
+  _globals['_PRIORITY']._serialized_end=1919
   _globals['_TENSOR']._serialized_start=97
-  _globals['_TENSOR']._serialized_end=176
-  _globals['_TEXT']._serialized_start=178
-  _globals['_TEXT']._serialized_end=199
-  _globals['_IMAGE']._serialized_start=201
-  _globals['_IMAGE']._serialized_end=242
-  _globals['_IMAGES']._serialized_start=244
-  _globals['_IMAGES']._serialized_end=288
-  _globals['_VALUE']._serialized_start=291
-  _globals['_VALUE']._serialized_end=422
-  _globals['_INFERENCEREQUEST']._serialized_start=425
-  _globals['_INFERENCEREQUEST']._serialized_end=743
-  _globals['_INFERENCEREQUEST_INPUTENTRY']._serialized_start=658
-  _globals['_INFERENCEREQUEST_INPUTENTRY']._serialized_end=723
-  _globals['_TIMING']._serialized_start=745
-  _globals['_TIMING']._serialized_end=811
-  _globals['_PART']._serialized_start=813
-  _globals['_PART']._serialized_end=862
-  _globals['_INFERENCERESPONSE']._serialized_start=865
-  _globals['_INFERENCERESPONSE']._serialized_end=1175
-  _globals['_INFERENCERESPONSE_OUTPUTENTRY']._serialized_start=1109
-  _globals['_INFERENCERESPONSE_OUTPUTENTRY']._serialized_end=1175
+  _globals['_TENSOR']._serialized_end=214
+  _globals['_REGION']._serialized_start=216
+  _globals['_REGION']._serialized_end=272
+  _globals['_SHAREDMEMORY']._serialized_start=274
+  _globals['_SHAREDMEMORY']._serialized_end=390
+  _globals['_TEXT']._serialized_start=392
+  _globals['_TEXT']._serialized_end=413
+  _globals['_IMAGE']._serialized_start=415
+  _globals['_IMAGE']._serialized_end=456
+  _globals['_IMAGES']._serialized_start=458
+  _globals['_IMAGES']._serialized_end=502
+  _globals['_VALUE']._serialized_start=505
+  _globals['_VALUE']._serialized_end=636
+  _globals['_INFERENCEREQUEST']._serialized_start=639
+  _globals['_INFERENCEREQUEST']._serialized_end=1008
+  _globals['_INFERENCEREQUEST_INPUTENTRY']._serialized_start=923
+  _globals['_INFERENCEREQUEST_INPUTENTRY']._serialized_end=988
+  _globals['_TIMING']._serialized_start=1010
+  _globals['_TIMING']._serialized_end=1076
+  _globals['_PART']._serialized_start=1078
+  _globals['_PART']._serialized_end=1127
+  _globals['_INFERENCERESPONSE']._serialized_start=1130
+  _globals['_INFERENCERESPONSE']._serialized_end=1440
+  _globals['_INFERENCERESPONSE_OUTPUTENTRY']._serialized_start=1374
+  _globals['_INFERENCERESPONSE_OUTPUTENTRY']._serialized_end=1440
 # @@protoc_insertion_point(module_scope)

@@ -41,6 +41,9 @@ class _DataTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DataType.Val
     DATA_TYPE_FP32: _DataType.ValueType  # 11
     DATA_TYPE_FP64: _DataType.ValueType  # 12
     DATA_TYPE_BF16: _DataType.ValueType  # 13
+    DATA_TYPE_FP8_E4M3FN: _DataType.ValueType  # 14
+    """Not of the Open Inference Protocol; as in ONNX."""
+    DATA_TYPE_FP8_E5M2: _DataType.ValueType  # 15
 
 class DataType(_DataType, metaclass=_DataTypeEnumTypeWrapper):
     """Element types of a tensor. The names are those of the Open Inference Protocol v2."""
@@ -59,6 +62,9 @@ DATA_TYPE_FP16: DataType.ValueType  # 10
 DATA_TYPE_FP32: DataType.ValueType  # 11
 DATA_TYPE_FP64: DataType.ValueType  # 12
 DATA_TYPE_BF16: DataType.ValueType  # 13
+DATA_TYPE_FP8_E4M3FN: DataType.ValueType  # 14
+"""Not of the Open Inference Protocol; as in ONNX."""
+DATA_TYPE_FP8_E5M2: DataType.ValueType  # 15
 Global___DataType: _TypeAlias = DataType  # noqa: Y015
 
 class _Priority:
@@ -85,8 +91,9 @@ Global___Priority: _TypeAlias = Priority  # noqa: Y015
 
 @_typing.final
 class Tensor(_message.Message):
-    """A dense array: little-endian elements in row-major (C) order.
+    """A dense array of little-endian elements. They are in data, in row-major (C) order:
     len(data) == product(shape) * size of one element; anything else is refused.
+    Or they are in shared memory, and data is empty.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -94,24 +101,101 @@ class Tensor(_message.Message):
     DATATYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    REGION_FIELD_NUMBER: _builtins.int
     datatype: Global___DataType.ValueType
     data: _builtins.bytes
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def region(self) -> Global___Region: ...
     def __init__(
         self,
         *,
         datatype: Global___DataType.ValueType = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         data: _builtins.bytes = ...,
+        region: Global___Region | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "datatype", b"datatype", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "datatype", b"datatype", "region", b"region", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Tensor: _TypeAlias = Tensor  # noqa: Y015
+
+@_typing.final
+class Region(_message.Message):
+    """Where the elements of a tensor are: in an arena that the sender has opened in this session. Only the worker at whose
+    socket the session is can read it; see sessions.proto.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ARENA_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    STRIDES_FIELD_NUMBER: _builtins.int
+    arena: _builtins.int
+    offset: _builtins.int
+    """Bytes from the start of the arena to the element [0, 0, ...]; a multiple of the size of one element."""
+    @_builtins.property
+    def strides(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Bytes between neighbours, for each dimension: not negative, a multiple of the size of one element, and such that
+        no two elements overlap. Absent: row-major.
+        """
+
+    def __init__(
+        self,
+        *,
+        arena: _builtins.int = ...,
+        offset: _builtins.int = ...,
+        strides: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arena", b"arena", "offset", b"offset", "strides", b"strides"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Region: _TypeAlias = Region  # noqa: Y015
+
+@_typing.final
+class SharedMemory(_message.Message):
+    """With it, the tensors of a request may be in shared memory, and those of its answer too."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    RESULTS_ARENA_FIELD_NUMBER: _builtins.int
+    RESULTS_OFFSET_FIELD_NUMBER: _builtins.int
+    RESULTS_BYTES_FIELD_NUMBER: _builtins.int
+    session: _builtins.str
+    """As the worker's Welcome said."""
+    lease: _builtins.int
+    """The caller's name for what it lends with this request: unique in the session, above 0. It is given back with the
+    answer; a caller that does not wait for the answer revokes it.
+    """
+    results_arena: _builtins.int
+    """Where the answer may be written; absent, or too small: the answer is in bytes."""
+    results_offset: _builtins.int
+    results_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        session: _builtins.str = ...,
+        lease: _builtins.int = ...,
+        results_arena: _builtins.int = ...,
+        results_offset: _builtins.int = ...,
+        results_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "results_arena", b"results_arena", "results_bytes", b"results_bytes", "results_offset", b"results_offset", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SharedMemory: _TypeAlias = SharedMemory  # noqa: Y015
 
 @_typing.final
 class Text(_message.Message):
@@ -240,6 +324,7 @@ class InferenceRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SHARED_MEMORY_FIELD_NUMBER: _builtins.int
     model_id: _builtins.str
     """The id that clients ask for, or "id@version" for one version of it."""
     priority: Global___Priority.ValueType
@@ -255,6 +340,10 @@ class InferenceRequest(_message.Message):
     def parameters(self) -> _struct_pb2.Struct:
         """Task-specific settings of this call, for example {"normalize": true}."""
 
+    @_builtins.property
+    def shared_memory(self) -> Global___SharedMemory:
+        """Only at the socket of a worker; a router refuses it."""
+
     def __init__(
         self,
         *,
@@ -264,10 +353,11 @@ class InferenceRequest(_message.Message):
         priority: Global___Priority.ValueType = ...,
         timeout_seconds: _builtins.float | None = ...,
         request_id: _builtins.str = ...,
+        shared_memory: Global___SharedMemory | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds", "parameters", b"parameters", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds", "parameters", b"parameters", "shared_memory", b"shared_memory", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds", "input", b"input", "model_id", b"model_id", "parameters", b"parameters", "priority", b"priority", "request_id", b"request_id", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds", "input", b"input", "model_id", b"model_id", "parameters", b"parameters", "priority", b"priority", "request_id", b"request_id", "shared_memory", b"shared_memory", "timeout_seconds", b"timeout_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__timeout_seconds: _TypeAlias = _typing.Literal["timeout_seconds"]  # noqa: Y015
     _WhichOneofArgType__timeout_seconds: _TypeAlias = _typing.Literal["_timeout_seconds", b"_timeout_seconds"]  # noqa: Y015

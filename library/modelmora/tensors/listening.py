@@ -1,0 +1,252 @@
+"""How sessions begin: one side listens at a path, the other connects, and both say who they are."""
+
+import errno
+import os
+import queue
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import structlog
+
+from modelmora.errors import (
+    AddressInUse,
+    MalformedRequest,
+    ModelMoraError,
+    PeerGone,
+    QuotaExceeded,
+    SharedMemoryUnavailable,
+    WorkerUnavailable,
+)
+from modelmora.tensors.connection import Connection
+from modelmora.tensors.pool import Quota
+from modelmora.tensors.sessions import Session
+from modelmora.v1 import sessions_pb2
+from modelmora.wire.status import from_rpc, to_rpc
+
+log = structlog.get_logger(__name__)
+
+VERSION: Final = 1
+DEFAULT_QUOTA: Final = Quota(bytes=4 * 2**30, arenas=64)
+_GREETED_WITHIN_S: Final = 5.0
+_BACKLOG: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a listener grants.
+
+    Attributes:
+        quota: of each side of a session.
+        sessions: at once.
+        folder: on a tmpfs, where this side makes its arenas; None: in memory that can be sealed.
+        mode: of the socket; 0o600: for processes of the same user.
+    """
+
+    quota: Quota = DEFAULT_QUOTA
+    sessions: int = 64
+    folder: Path | None = None
+    mode: int = 0o600
+
+
+class Listener:
+    """Takes sessions at a path until it is closed. `begun` hears of each in a thread of its own; else `accept` them.
+
+    Raises:
+        AddressInUse: something is at that path.
+    """
+
+    def __init__(
+        self, path: Path | str, terms: Terms | None = None, begun: Callable[[Session], None] | None = None
+    ) -> None:
+        self.path = Path(path)
+        self.terms = terms or Terms()
+        self._accepted: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
+        self._begun = begun or self._accepted.put
+        self._sessions: set[Session] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._socket = self._bound()
+        self._thread = threading.Thread(target=self._run, name="shared memory listener", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that are not over."""
+        with self._lock:
+            self._sessions = {session for session in self._sessions if not session.over}
+            return list(self._sessions)
+
+    def find(self, token: str) -> Session | None:
+        """The session of that name."""
+        return next((each for each in self.sessions if secrets.compare_digest(each.token, token)), None)
+
+    def accept(self, timeout_s: float | None = None) -> Session:
+        """The next session.
+
+        Raises:
+            TimeoutError: nobody came within that time.
+            PeerGone: the listener was closed.
+        """
+        try:
+            session = self._accepted.get(timeout=timeout_s)
+        except queue.Empty:
+            raise TimeoutError(f"nobody connected to {self.path} within {timeout_s} s") from None
+        if session is None:
+            raise PeerGone("the listener was closed", endpoint=str(self.path))
+        return session
+
+    def close(self) -> None:
+        """Ends all sessions."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(timeout=_GREETED_WITHIN_S)
+        self._socket.close()
+        self.path.unlink(missing_ok=True)
+        for session in self.sessions:
+            session.close()
+        self._accepted.put(None)
+
+    def _bound(self) -> socket.socket:
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            if _is_left_over(self.path):
+                self.path.unlink(missing_ok=True)
+            listening.bind(str(self.path))
+            self.path.chmod(self.terms.mode)
+            listening.listen(_BACKLOG)
+        except OSError as error:
+            listening.close()
+            raise AddressInUse(
+                f"no session can be taken at {self.path}: {error.strerror or error}",
+                endpoint=str(self.path),
+                remedy="name a path in a folder that exists, at which nothing is, and of under 108 characters",
+            ) from error
+        return listening
+
+    def _run(self) -> None:
+        while not self._closed:
+            try:
+                connected, _ = self._socket.accept()
+            except OSError:
+                if self._closed:
+                    return
+                log.exception("a connection was lost as it came", path=str(self.path))
+                continue
+            threading.Thread(target=self._greet, args=(connected,), name="shared memory greeting", daemon=True).start()
+
+    def _greet(self, connected: socket.socket) -> None:
+        connection = Connection(connected)
+        try:
+            self._take(connection)
+        except (ModelMoraError, TimeoutError) as error:
+            log.info("a session did not begin", path=str(self.path), cause=str(error))
+            connection.shut()
+            connection.close()
+
+    def _take(self, connection: Connection) -> None:
+        came = connection.receive(_GREETED_WITHIN_S)
+        hello, fd = came or (sessions_pb2.Message(), None)
+        if fd is not None:
+            os.close(fd)
+        if refusal := self._refusal(hello):
+            connection.send(sessions_pb2.Message(refusal=to_rpc(refusal)))
+            raise refusal
+        token, quota = secrets.token_urlsafe(24), self.terms.quota
+        welcome = sessions_pb2.Welcome(session=token, quota_bytes=quota.bytes, max_arenas=quota.arenas)
+        session = Session(connection, token=token, quota=quota, folder=self.terms.folder)
+        with self._lock:
+            self._sessions.add(session)
+        connection.send(sessions_pb2.Message(welcome=welcome))
+        self._begun(session)
+
+    def _refusal(self, hello: sessions_pb2.Message) -> ModelMoraError | None:
+        if hello.WhichOneof("kind") != "hello":
+            return MalformedRequest("a session begins with Hello", remedy="connect by the client SDK")
+        if hello.hello.version != VERSION:
+            return MalformedRequest(
+                f"version {hello.hello.version} of the protocol is not spoken here, but {VERSION}",
+                remedy="use the same release on both sides",
+            )
+        if self._closed or len(self.sessions) >= self.terms.sessions:
+            return QuotaExceeded(
+                f"{self.terms.sessions} sessions are open here, and no more may be",
+                endpoint=str(self.path),
+                remedy="close one, or share one in your process",
+            )
+        return None
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a listener that was killed left its socket there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as trying:
+        try:
+            trying.connect(str(path))
+        except OSError as error:
+            return error.errno == errno.ECONNREFUSED and path.is_socket()
+    return False
+
+
+def connect(path: Path | str, *, folder: Path | None = None, timeout_s: float = _GREETED_WITHIN_S) -> Session:
+    """A session with whoever listens at that path.
+
+    Args:
+        folder: on a tmpfs, where this side makes its arenas; default: in memory that can be sealed.
+
+    Raises:
+        WorkerUnavailable: nobody listens there.
+        QuotaExceeded: as many sessions as may be are open there.
+        SharedMemoryUnavailable: no unix sockets here.
+    """
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connected.settimeout(timeout_s)
+    try:
+        connected.connect(str(path))
+    except OSError as error:
+        connected.close()
+        raise WorkerUnavailable(
+            f"nobody shares memory at {path}: {error.strerror or error}",
+            endpoint=str(path),
+            remedy="start the other side first, or name its path",
+        ) from error
+    connection = Connection(connected)
+    try:
+        return _greeted(connection, folder, timeout_s)
+    except BaseException:
+        connection.shut()
+        connection.close()
+        raise
+
+
+def _greeted(connection: Connection, folder: Path | None, timeout_s: float) -> Session:
+    connection.send(sessions_pb2.Message(hello=sessions_pb2.Hello(version=VERSION, pid=os.getpid())))
+    try:
+        came = connection.receive(timeout_s)
+    except TimeoutError:
+        raise PeerGone(f"the other side did not answer within {timeout_s} s", remedy="try again") from None
+    message = came[0] if came else sessions_pb2.Message()
+    match message.WhichOneof("kind"):
+        case "welcome":
+            welcome = message.welcome
+            quota = Quota(welcome.quota_bytes, welcome.max_arenas)
+            return Session(connection, token=welcome.session, quota=quota, folder=folder)
+        case "refusal":
+            raise from_rpc(message.refusal)
+        case _:
+            raise SharedMemoryUnavailable("who listens there is no ModelMora", remedy="name another path")
