@@ -16,6 +16,7 @@ from google.protobuf.struct_pb2 import Value as StructValue
 
 from modelmora.errors import InvalidRequest, MalformedRequest, PayloadTooLarge
 from modelmora.v1.types_pb2 import Value
+from modelmora.wire.values import elsewhere
 
 MAX_INPUTS: Final = 64
 MAX_PARAMETER_BYTES: Final = 64 * 1024  # they are settings; each costs time to read, here and in the worker
@@ -85,6 +86,8 @@ def _check_value(value: Value, *, field: str, limits: Limits) -> None:
     match value.WhichOneof("kind"):
         case "tensor":
             _check_rank(len(value.tensor.shape), field=field)
+            if value.tensor.HasField("region"):
+                raise elsewhere(field)
         case "text":
             _check_count(len(value.text.items), field=field, limits=limits)
         case "images":

@@ -85,8 +85,9 @@ def test_the_reference_has_the_settings_of_every_program_but_the_worker() -> Non
         ("modelmora_router.server, modelmora_operator.local", "torch transformers modelmora_worker"),
         ("modelmora_worker.process", "torch transformers modelmora_router modelmora_operator fastapi"),
         ("modelmora.__main__", "torch typer grpc pydantic modelmora.cli.app"),
+        ("modelmora.registry", "torch numpy grpc pydantic structlog psutil prometheus_client"),
     ],
-    ids=["light-install", "router-and-operator", "worker-before-it-loads", "main-module"],
+    ids=["light-install", "router-and-operator", "worker-before-it-loads", "main-module", "registry"],
 )
 @pytest.mark.req("IMP-4")
 def test_importing_stays_light(modules: str, forbidden: str) -> None:

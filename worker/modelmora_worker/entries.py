@@ -26,7 +26,6 @@ from modelmora_worker import request_log
 from modelmora_worker.engines import Engine, TokenCounter
 from modelmora_worker.entry import Done, Entry, Owner
 from modelmora_worker.inference import Answer, count_tokens, run_batch
-from modelmora_worker.responses import Writer
 
 _log = structlog.get_logger(__name__)
 _Reply: TypeAlias = tuple[Owner, list[Entry], list[bytes]]
@@ -44,7 +43,7 @@ class EntryQueue:
     """Owns what was accepted and is not answered; used from the event loop alone."""
 
     worker_id: str
-    writer: Writer
+    model_id: str
     max_entries: int
     limits: BatchLimits
     waiting: PriorityQueue[Entry] = field(default_factory=PriorityQueue)
@@ -57,10 +56,6 @@ class EntryQueue:
     _ids: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _empty: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def model_id(self) -> str:
-        return self.writer.model_id
 
     def open(self) -> None:
         """From now on entries are accepted."""
@@ -117,8 +112,8 @@ class EntryQueue:
         """
         running, waiting, error = self._running, self.waiting.entries(), self._ended()
         ran_ms = (time.monotonic() - self._began_at) * 1e3
-        replies = _replies(self.writer, running, [error] * len(running), ran_ms)
-        replies += _replies(self.writer, waiting, [error] * len(waiting))
+        replies = _replies(running, [error] * len(running), ran_ms)
+        replies += _replies(waiting, [error] * len(waiting))
         self.cancel([*running, *waiting])
         self._running = ()
         self._send(replies)
@@ -157,11 +152,11 @@ class EntryQueue:
             done = run_batch(engine, [entry.input() for entry in batch], model_id=self.model_id)
             took_ms = done.seconds * 1e3
             request_log.ended(batch, done.answers, inference_ms=took_ms)
-            return _replies(self.writer, batch, done.answers, took_ms, batch_size=len(batch))
+            return _replies(batch, done.answers, took_ms, batch_size=len(batch))
         except Exception:  # noqa: BLE001 - the top of a batch: a bug of ours must not end the others
             _log.exception("worker has a bug", model=self.model_id, worker=self.worker_id)
             error = InternalError(f"worker {self.worker_id} of model {self.model_id} failed", model_id=self.model_id)
-            return _replies(self.writer, batch, [error] * len(batch))
+            return _replies(batch, [error] * len(batch))
 
     def _send(self, replies: Iterable[_Reply]) -> None:
         for owner, entries, messages in replies:
@@ -185,12 +180,7 @@ class EntryQueue:
 
 
 def _replies(
-    writer: Writer,
-    entries: Sequence[Entry],
-    answers: Sequence[Answer],
-    inference_ms: float = 0.0,
-    *,
-    batch_size: int = 0,
+    entries: Sequence[Entry], answers: Sequence[Answer], inference_ms: float = 0.0, *, batch_size: int = 0
 ) -> list[_Reply]:
     """The messages for each owner; none for what nobody waits for any more."""
     parts: dict[Owner, list[tuple[Entry, Done]]] = {}
@@ -199,5 +189,6 @@ def _replies(
         done = Done(entry.sent_id, answer, inference_ms, batch_size, index)
         parts.setdefault(entry.owner, []).append((entry, done))
     return [
-        (owner, [entry for entry, _ in part], writer.write([done for _, done in part])) for owner, part in parts.items()
+        (owner, [entry for entry, _ in part], owner.written([done for _, done in part]))
+        for owner, part in parts.items()
     ]

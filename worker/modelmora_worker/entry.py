@@ -25,7 +25,11 @@ class Done:
 
 
 class Owner(Protocol):
-    """Who sent entries: a stream."""
+    """Who sent entries: the stream of a router, or a caller at the worker's own socket."""
+
+    def written(self, done: Sequence[Done]) -> list[bytes]:
+        """The messages that carry the answers, made on the device thread: an engine may use their memory again."""
+        ...
 
     def reply(self, entries: "Sequence[Entry]", messages: Sequence[bytes]) -> None:
         """These have been answered, by these messages."""

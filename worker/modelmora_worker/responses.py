@@ -69,8 +69,8 @@ class Writer:
         )
 
 
-def written(answer: Outputs, *, model_id: str) -> bytes:
-    """An engine's outputs, as an InferenceResponse with nothing else.
+def written(answer: Outputs, *, model_id: str, place: values.Place | None = None) -> bytes:
+    """An engine's outputs, as an InferenceResponse with nothing else; what `place` takes of them, elsewhere.
 
     Raises:
         InferenceFailed: the engine answered with something that cannot travel.
@@ -78,7 +78,7 @@ def written(answer: Outputs, *, model_id: str) -> bytes:
     response = InferenceResponse()
     try:
         for name, value in answer.items():
-            values.put_value(value, response.output[name], field=f"output.{name}")
+            values.put_value(value, response.output[name], field=f"output.{name}", place=place)
     except Exception as error:  # a mapping of the engine's own may raise anything
         raise InferenceFailed(
             f"the engine of model {model_id} answered with something that cannot travel: {_problem(answer, error)}",

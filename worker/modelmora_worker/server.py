@@ -15,13 +15,15 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 
-from modelmora.errors import AddressInUse, LoadError
+from modelmora.errors import LoadError
 from modelmora.scheduling import BatchLimits, PriorityQueue
 from modelmora_worker import memory
+from modelmora_worker.direct_server import DirectServer
 from modelmora_worker.engines import Engine
 from modelmora_worker.entries import EntryQueue
 from modelmora_worker.entry import Entry
 from modelmora_worker.lifecycle import DRAINING, SERVING, Failure, Lifecycle
+from modelmora_worker.listening import listener
 from modelmora_worker.loading import load
 from modelmora_worker.proving import prove
 from modelmora_worker.responses import Writer
@@ -29,8 +31,6 @@ from modelmora_worker.service import WorkerService
 from modelmora_worker.settings import WorkerSettings, socket_path
 from modelmora_worker.stopping import Stopping
 
-# Routers ping, to notice a node that is cut off; gRPC's servers take that for an attack unless told.
-_PINGED: Final = (("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000), ("grpc.http2.max_ping_strikes", 0))
 _GOODBYE_S: Final = 1.0  # for the last messages of open streams
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +43,7 @@ class Worker:
         self._stopping = stopping
         self._lifecycle = Lifecycle()
         writer = Writer(settings.model_id, settings.max_message_bytes)
-        self._queue = _queue(settings, writer)
+        self._queue = _queue(settings)
         self._service = WorkerService(
             queue=self._queue,
             writer=writer,
@@ -63,8 +63,9 @@ class Worker:
         Raises:
             AddressInUse: it cannot listen.
         """
-        async with self._listening(), asyncio.TaskGroup() as tasks:
-            life = tasks.create_task(self._live(), name="life")
+        direct = DirectServer(self._settings, self._queue, self._lifecycle)
+        async with self._listening(), direct.listening(), asyncio.TaskGroup() as tasks:
+            life = tasks.create_task(self._live(direct), name="life")
             others = [
                 tasks.create_task(self._stopping.wished(), name="wish"),
                 tasks.create_task(self._keep_measuring(), name="memory"),
@@ -80,8 +81,8 @@ class Worker:
     async def _listening(self) -> AsyncIterator[None]:
         listeners = self._listeners()
         try:
-            for listener in listeners:
-                await listener.start()
+            for each in listeners:
+                await each.start()
             _log.debug("worker listens", address=self._settings.address)
             yield
         finally:
@@ -89,25 +90,23 @@ class Worker:
             self._queue.abandon()
             self._service.end_streams()
             self._lifecycle.end()
-            await asyncio.gather(*(listener.stop(_GOODBYE_S) for listener in listeners))
+            await asyncio.gather(*(each.stop(_GOODBYE_S) for each in listeners))
             self._device.shutdown(wait=False, cancel_futures=True)
             for path in socket_path(self._settings.address), socket_path(self._settings.health_address or ""):
                 if path is not None:
                     path.unlink(missing_ok=True)
 
     def _listeners(self) -> list[grpc.aio.Server]:
-        size = self._settings.max_message_bytes
-        options = [("grpc.max_receive_message_length", size), ("grpc.max_send_message_length", size)]
-        main = _listener(self._settings.address, options)
+        main = listener(self._settings.address, max_message_bytes=self._settings.max_message_bytes)
         self._service.add_to(main)
         listeners = [main]
         if self._settings.health_address:
-            listeners.append(_listener(self._settings.health_address, []))
-        for listener in listeners:
-            health_pb2_grpc.add_HealthServicer_to_server(self._lifecycle.health, listener)
+            listeners.append(listener(self._settings.health_address))
+        for each in listeners:
+            health_pb2_grpc.add_HealthServicer_to_server(self._lifecycle.health, each)
         return listeners
 
-    async def _live(self) -> Failure:
+    async def _live(self, direct: DirectServer) -> Failure:
         """Loads, then serves; returns only with a failure, ends by cancellation."""
         engine = await load(self._settings, self._lifecycle, self._device)
         if isinstance(engine, Failure):
@@ -116,6 +115,7 @@ class Worker:
             answering = tasks.create_task(self._queue.run(engine, self._device), name="engine")
             await self._measure()  # what a model needs is known when it is said to serve
             self._queue.open()
+            direct.open()
             self._lifecycle.advance(SERVING)
             failure = await self._until_unsound(engine)
             answering.cancel()
@@ -166,28 +166,8 @@ class Worker:
         self._lifecycle.measured(used=measured.used, vram=measured.vram)
 
 
-def _queue(settings: WorkerSettings, writer: Writer) -> EntryQueue:
+def _queue(settings: WorkerSettings) -> EntryQueue:
     # No batch is larger in bytes than one that a router can send.
     limits = BatchLimits.of(settings.deployment.spec.batching, max_bytes=settings.max_message_bytes)
     waiting: PriorityQueue[Entry] = PriorityQueue(ageing_s=settings.ageing_s or math.inf)
-    return EntryQueue(settings.worker_id, writer, settings.max_queued_entries, limits, waiting)
-
-
-def _listener(address: str, options: list[tuple[str, int]]) -> grpc.aio.Server:
-    listener = grpc.aio.server(options=[*options, *_PINGED, ("grpc.so_reuseport", 0)])
-    try:
-        bound = listener.add_insecure_port(address)
-    except RuntimeError as error:
-        raise _in_use(address) from error
-    if not bound:
-        raise _in_use(address)
-    return listener
-
-
-def _in_use(address: str) -> AddressInUse:
-    return AddressInUse(
-        f"the worker cannot listen on {address}",
-        field="address",
-        endpoint=address,
-        remedy="name a free port, or a socket in an existing folder with a path under 108 characters",
-    )
+    return EntryQueue(settings.worker_id, settings.model_id, settings.max_queued_entries, limits, waiting)

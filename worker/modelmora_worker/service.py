@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -41,26 +41,30 @@ class _Stream:
     While a router does not read its answers, nothing more of it is read: so the outbox needs no other bound.
     """
 
+    writer: Writer
     open: dict[int, Entry] = field(default_factory=dict)
     outbox: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
-    written: asyncio.Event = field(default_factory=asyncio.Event)
+    sent: asyncio.Event = field(default_factory=asyncio.Event)
     half_closed: bool = False  # the router sends nothing more
+
+    def written(self, done: Sequence[Done]) -> list[bytes]:
+        return self.writer.write(done)
 
     def reply(self, entries: Iterable[Entry], messages: Iterable[bytes]) -> None:
         for entry in entries:
             self.open.pop(entry.sent_id, None)
-        self.write(messages)
+        self.send(messages)
         self.end_if_finished()
 
-    def write(self, messages: Iterable[bytes]) -> None:
+    def send(self, messages: Iterable[bytes]) -> None:
         for message in messages:
             self.outbox.put_nowait(message)
 
     async def until_read(self) -> None:
         """Returns when few enough messages wait; ends by cancellation, with the stream."""
         while self.outbox.qsize() > _MOST_UNREAD:
-            self.written.clear()
-            await self.written.wait()
+            self.sent.clear()
+            await self.sent.wait()
 
     def take(self, sent_ids: Iterable[int]) -> list[Entry]:
         """The entries of those numbers that have no answer yet; they get none any more."""
@@ -108,7 +112,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
         request_iterator: Requests,
         context: grpc.aio.ServicerContext[worker_pb2.ProcessRequest, bytes],
     ) -> None:
-        stream = _Stream()
+        stream = _Stream(self._writer)
         self._streams.add(stream)
         try:
             await context.send_initial_metadata(((WORKER_METADATA, self._identity),))
@@ -116,7 +120,7 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
                 reader = tasks.create_task(self._read(request_iterator, stream), name="process-reader")
                 while (message := await stream.outbox.get()) is not _END:
                     await context.write(message)
-                    stream.written.set()
+                    stream.sent.set()
                 reader.cancel()
         finally:
             self._streams.discard(stream)
@@ -167,14 +171,14 @@ class WorkerService(worker_pb2_grpc.WorkerServiceServicer):
     def _accept(self, batch: worker_pb2.Batch, stream: _Stream) -> None:
         entries, refused = _decoded(batch, stream)
         if refused:
-            stream.write(self._writer.write(refused))
+            stream.send(stream.written(refused))
         if not entries:
             return
         stream.open |= {entry.sent_id: entry for entry in entries}
         try:
             self._queue.submit(entries)
         except ModelMoraError as error:
-            stream.reply(entries, self._writer.write([Done(entry.sent_id, error) for entry in entries]))
+            stream.reply(entries, stream.written([Done(entry.sent_id, error) for entry in entries]))
 
 
 def _decoded(batch: worker_pb2.Batch, stream: _Stream) -> tuple[list[Entry], list[Done]]:
@@ -197,7 +201,7 @@ def _read(entry: worker_pb2.BatchEntry, stream: _Stream) -> Entry:
         sent_id=entry.entry_id,
         owner=stream,
         values=values.from_values(request.input),
-        parameters=_parameters(request),
+        parameters=parameters_of(request),
         priority=_PRIORITIES.get(entry.priority, Priority.NORMAL),
         alone=entry.alone,
         request_id=entry.request_id,
@@ -214,7 +218,7 @@ def _request(entry: worker_pb2.BatchEntry) -> InferenceRequest:
         ) from error
 
 
-def _parameters(request: InferenceRequest) -> dict[str, JsonValue]:
+def parameters_of(request: InferenceRequest) -> dict[str, JsonValue]:
     """The parameters of a request; none that cannot be read may end the stream, which carries others too.
 
     Raises:

@@ -31,6 +31,13 @@ class WorkerSettings(BaseSettings):
     """gRPC target to listen on: "unix:/folder/w.sock" or "0.0.0.0:9100"."""
     health_address: str | None = None
     """A second one for grpc.health.v1 alone; the first serves it too."""
+    client_socket: Path | None = None
+    """Where callers of this machine find the worker; beside it, with the ending ".tensors", where they share memory."""
+    client_socket_mode: int = Field(default=0o600, ge=0o600, le=0o666)
+    """Who may call there: 0o600 its own user, 0o666 all that can see the folder, as the containers of a pod do."""
+    session_quota_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
+    """Of shared memory that one session may have on each side; 0: none."""
+    max_sessions: int = Field(default=64, ge=1)
     cache_dir: Path
     files_dir: Path | None = None
     """Where the deployment's runtime.files are written; it goes on the Python path."""

@@ -11,7 +11,7 @@ from typing import Final, Self
 from modelmora.cli.infer import show_result
 from modelmora.cli.output import console, show_error
 from modelmora.client import AsyncClient
-from modelmora.client.messages import DEFAULT_TARGET
+from modelmora.client.settings import DEFAULT_TARGET
 from modelmora.control.local import LocalControl
 from modelmora.errors import ModelMoraError
 from modelmora.spec import ModelDeployment

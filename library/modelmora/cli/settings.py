@@ -14,7 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from modelmora.client.messages import DEFAULT_TARGET
+from modelmora.client.settings import DEFAULT_TARGET
 from modelmora.errors import InvalidSettings
 from modelmora.telemetry import LogFormat, LogLevel
 

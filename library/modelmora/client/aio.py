@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -11,8 +12,11 @@ import grpc.aio
 
 from modelmora.client import calls, messages
 from modelmora.client.calls import Call, Stubs
-from modelmora.client.messages import DEFAULT_TARGET, InferenceResult, Input, Model, SystemStatus
+from modelmora.client.messages import InferenceResult, Input, Model, SystemStatus
+from modelmora.client.settings import default_target
+from modelmora.client.sharing import Sharing, is_of_session, lent
 from modelmora.client.streams import Exchange, InferenceRequest, StreamResult
+from modelmora.errors import InvalidRequest
 from modelmora.spec import Priority
 
 R = TypeVar("R")
@@ -21,11 +25,12 @@ R = TypeVar("R")
 class AsyncClient:
     """`modelmora.Client` for asyncio: the same methods, arguments and errors. Cancelling a call cancels its request."""
 
-    def __init__(self, target: str = DEFAULT_TARGET, *, namespace: str = "", deadline_seconds: float = 300) -> None:
-        self.target = target
+    def __init__(self, target: str = "", *, namespace: str = "", deadline_seconds: float = 300) -> None:
+        self.target = target or default_target()
         self._metadata = messages.metadata(namespace)
         self._deadline_s = deadline_seconds
-        self._channel = grpc.aio.insecure_channel(target, options=messages.CHANNEL_OPTIONS)
+        self._sharing = Sharing.at(self.target)
+        self._channel = grpc.aio.insecure_channel(self.target, options=messages.CHANNEL_OPTIONS)
         self._stubs = Stubs(self._channel)
 
     async def __aenter__(self) -> Self:
@@ -37,6 +42,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
+        if self._sharing:
+            await asyncio.to_thread(self._sharing.drop)
         await self._channel.close()
 
     async def infer(
@@ -51,7 +58,8 @@ class AsyncClient:
         request_id: str = "",
     ) -> InferenceResult:
         """As `Client.infer`."""
-        call = calls.infer(
+        ask = partial(
+            calls.infer,
             model_id,
             input,
             parameters=parameters,
@@ -59,7 +67,20 @@ class AsyncClient:
             timeout_seconds=timeout_seconds,
             request_id=request_id,
         )
-        return await self._run(call, deadline_seconds)
+        if self._sharing is None:
+            return await self._run(ask(), deadline_seconds)
+        # What is copied is copied in another thread; the event loop goes on.
+        loan = await asyncio.to_thread(self._sharing.loan, model_id, messages.named(input).values())
+        try:
+            with lent(loan):
+                result = await self._run(ask(loan=loan), deadline_seconds)
+        except InvalidRequest as error:
+            if not is_of_session(error):
+                raise
+            self._sharing.drop()
+            result = await self._run(ask(), deadline_seconds)
+        self._sharing.answered(model_id, result.output.values())
+        return result
 
     async def infer_stream(
         self,

@@ -5,6 +5,7 @@ Both clients run these; what differs between them is only whether they await.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -13,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from modelmora.client import messages
 from modelmora.client.messages import InferenceResult, Input, Model, SystemStatus
+from modelmora.client.sharing import Loan
 from modelmora.spec import Priority
 from modelmora.v1 import inference_pb2_grpc, management_pb2, management_pb2_grpc, registry_pb2, registry_pb2_grpc
 
@@ -52,6 +54,7 @@ def infer(
     priority: Priority | str | None,
     timeout_seconds: float | None,
     request_id: str,
+    loan: Loan | None = None,
 ) -> Call[InferenceResult]:
     request = messages.inference_request(
         model_id,
@@ -60,8 +63,9 @@ def infer(
         priority=priority,
         timeout_seconds=timeout_seconds,
         request_id=request_id,
+        loan=loan,
     )
-    return Call(lambda stubs: stubs.inference.Infer, request, messages.inference_result)
+    return Call(lambda stubs: stubs.inference.Infer, request, partial(messages.inference_result, loan=loan))
 
 
 def list_models(task: str, page_token: str) -> Call[Page]:

@@ -12,6 +12,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict, ParseError
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from modelmora.client.sharing import Loan
 from modelmora.errors import InvalidRequest, ModelMoraError, ServerUnavailable
 from modelmora.spec import Priority
 from modelmora.v1 import management_pb2, registry_pb2, types_pb2
@@ -23,7 +24,6 @@ Input: TypeAlias = InputValue | Mapping[str, InputValue]
 
 M = TypeVar("M")
 
-DEFAULT_TARGET: Final = "localhost:9000"
 NAMESPACE_METADATA: Final = "modelmora-namespace"
 _FOREVER_S: Final = 10 * 365 * 86_400
 CHANNEL_OPTIONS: Final = (
@@ -120,8 +120,9 @@ def inference_request(
     priority: Priority | str | None,
     timeout_seconds: float | None,
     request_id: str,
+    loan: Loan | None = None,
 ) -> types_pb2.InferenceRequest:
-    """The message for one request.
+    """The message for one request; what the loan lends is in shared memory.
 
     Raises:
         InvalidRequest: a value that cannot travel, an unknown priority, a timeout that is not above 0.
@@ -136,11 +137,12 @@ def inference_request(
     return made(
         types_pb2.InferenceRequest,
         model_id=model_id,
-        input=to_values(_named(value)),
+        input=to_values(named(value), place=loan.place if loan else None),
         parameters=_struct(parameters or {}, model_id),
         priority=types_pb2.Priority.ValueType(_priority(priority)),
         timeout_seconds=timeout_seconds,
         request_id=request_id,
+        shared_memory=loan.message if loan else None,
     )
 
 
@@ -167,7 +169,8 @@ def time_limit(deadline_seconds: float) -> float | None:
     return deadline_seconds if deadline_seconds < _FOREVER_S else None
 
 
-def _named(value: Input) -> Mapping[str, InputValue]:
+def named(value: Input) -> Mapping[str, InputValue]:
+    """The inputs of a request; a value alone is named by its type."""
     match value:
         case Mapping():
             return value
@@ -196,12 +199,13 @@ def _priority(priority: Priority | str | None) -> int:
     return int(priority if isinstance(priority, Priority) else Priority.parse(str(priority)))
 
 
-def inference_result(response: types_pb2.InferenceResponse) -> InferenceResult:
+def inference_result(response: types_pb2.InferenceResponse, loan: Loan | None = None) -> InferenceResult:
+    """What a response says; what is in shared memory is seen where it is."""
     timing = response.timing
     return InferenceResult(
         model_id=response.model_id,
         version=response.version,
-        output=from_values(response.output, field="output"),
+        output=from_values(response.output, field="output", regions=loan.region if loan else None),
         timing=Timing(timing.queue_ms, timing.inference_ms, timing.total_ms),
         request_id=response.request_id,
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -9,8 +10,11 @@ import grpc
 
 from modelmora.client import calls, messages
 from modelmora.client.calls import Call, Stubs
-from modelmora.client.messages import DEFAULT_TARGET, InferenceResult, Input, Model, SystemStatus
+from modelmora.client.messages import InferenceResult, Input, Model, SystemStatus
+from modelmora.client.settings import default_target
+from modelmora.client.sharing import Sharing, is_of_session, lent
 from modelmora.client.streams import Exchange, InferenceRequest, StreamResult
+from modelmora.errors import InvalidRequest
 from modelmora.spec import Priority
 
 R = TypeVar("R")
@@ -20,7 +24,9 @@ class Client:
     """Talks to one ModelMora server.
 
     Args:
-        target: where its gRPC port is, "host:port".
+        target: where its gRPC port is, "host:port"; or "unix:/path", the socket of a worker on this machine, which
+            answers for its one model and takes large arrays in shared memory. Default: what MODELMORA_SOCKET names,
+            else localhost:9000.
         namespace: whose models; empty = the server's default.
         deadline_seconds: the end of every call, a cold start included; `infer` can set its own.
 
@@ -28,11 +34,12 @@ class Client:
     takes too long.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET, *, namespace: str = "", deadline_seconds: float = 300) -> None:
-        self.target = target
+    def __init__(self, target: str = "", *, namespace: str = "", deadline_seconds: float = 300) -> None:
+        self.target = target or default_target()
         self._metadata = messages.metadata(namespace)
         self._deadline_s = deadline_seconds
-        self._channel = grpc.insecure_channel(target, options=messages.CHANNEL_OPTIONS)
+        self._sharing = Sharing.at(self.target)
+        self._channel = grpc.insecure_channel(self.target, options=messages.CHANNEL_OPTIONS)
         self._stubs = Stubs(self._channel)
 
     def __enter__(self) -> Self:
@@ -44,6 +51,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        if self._sharing:
+            self._sharing.drop()
         self._channel.close()
 
     def infer(
@@ -68,7 +77,8 @@ class Client:
             deadline_seconds: the end of the call in any case.
             request_id: your name for it in the logs.
         """
-        call = calls.infer(
+        ask = partial(
+            calls.infer,
             model_id,
             input,
             parameters=parameters,
@@ -76,7 +86,18 @@ class Client:
             timeout_seconds=timeout_seconds,
             request_id=request_id,
         )
-        return self._run(call, deadline_seconds)
+        loan = self._sharing.loan(model_id, messages.named(input).values()) if self._sharing else None
+        try:
+            with lent(loan):
+                result = self._run(ask(loan=loan), deadline_seconds)
+        except InvalidRequest as error:
+            if not (self._sharing and is_of_session(error)):
+                raise
+            self._sharing.drop()
+            result = self._run(ask(), deadline_seconds)
+        if self._sharing:
+            self._sharing.answered(model_id, result.output.values())
+        return result
 
     def infer_stream(
         self, requests: Iterable[InferenceRequest], *, deadline_seconds: float = math.inf

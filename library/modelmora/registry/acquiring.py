@@ -88,8 +88,9 @@ class Acquiring:
 
     async def _over(self, entry: Entry, asked: Asked, manner: _Manner) -> ModelMoraError | None:
         step = entry.step
-        if not step.done():
-            refuse_endless_wait(entry, blocking=manner.blocking)
+        if step.done():
+            return step.result()
+        refuse_endless_wait(entry, blocking=manner.blocking)
         try:
             return await manner.wait(step, asked.left_s())
         except TimeoutError:

@@ -1,5 +1,6 @@
 """One model on its way through the registry, and what is told of it."""
 
+import asyncio
 import math
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
@@ -38,7 +39,7 @@ class Entry:
     idle_since: float = math.inf
     step: Step = field(default_factory=begun)  # its load; then, if it leaves, its unload
     thread: int = 0  # that runs this step
-    loop_thread: int = 0  # of the event loop that its loader runs on, if it is a coroutine
+    loop: asyncio.AbstractEventLoop | None = None  # that its loader runs on, if it is a coroutine
 
     def seen(self) -> Candidate:
         """As policies see it."""

@@ -78,7 +78,7 @@ class ModelHandle(Generic[T]):
     ) -> None:
         self.close()
 
-    # weakref.finalize would cost several times what all of a hit does, for each handle, and nearly all are closed.
+    # weakref.finalize alone costs more than all of a hit (make bench-registry), and most handles are closed anyway.
     def __del__(self) -> None:
         if self._entry is not None:
             self._keeper.ledger.give_back(self._entry)

@@ -48,5 +48,7 @@ class Keeper:
         self._starting = threading.Lock()
 
     def _run(self) -> None:
+        wait_s = self.sweep()
         while not self.ledger.over:
-            self.ledger.wait(min(self.sweep(), _LONGEST_WAIT_S))
+            self.ledger.wait(min(wait_s, _LONGEST_WAIT_S))
+            wait_s = self.sweep()

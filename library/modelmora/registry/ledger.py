@@ -1,8 +1,8 @@
 """Who holds what: the one owner of all references, under one lock that is held for microseconds.
 
-Under the lock nothing foreign is called, nothing waits and nothing does I/O. An entry is in one of three tables: it is
-being loaded, it is ready, or it is leaving. Whoever joins a load has its reference from then on, so that what it waits
-for cannot leave before it wakes.
+Under the lock nothing waits and nothing does I/O, and of foreign code only a policy's rank is called. An entry is in
+one of three tables: it is being loaded, it is ready, or it is leaving. Whoever joins a load has its reference from then
+on, so that what it waits for cannot leave before it wakes.
 
 The garbage collector gives handles back at any moment and in any thread, perhaps in one that has this lock. So it puts
 them into a queue, which needs none, and they are counted before anything is decided or shown.
@@ -163,7 +163,7 @@ class Ledger:
         with self.lock:
             self._loading.pop(entry.key, None)
             self._count(failures=1)
-        entry.step.set_result(failure)
+        self._ended(entry, failure)
 
     # ------------------------------------------------------------------------------------------------ leaving
 
@@ -219,7 +219,12 @@ class Ledger:
         """It is unloaded: whoever waited for that may load it again."""
         with self.lock:
             self._leaving.pop(entry.key, None)
-        entry.step.set_result(None)
+        self._ended(entry)
+
+    def _ended(self, entry: Entry, failure: ModelMoraError | None = None) -> None:
+        entry.step.set_result(failure)
+        if self.closed:
+            self.wake()  # it may have been the last
 
     def close(self) -> None:
         """Nothing new is loaded, and what is idle has expired. Without the lock, so that a finalizer may call it."""

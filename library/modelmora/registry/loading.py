@@ -50,8 +50,8 @@ class Loading:
         """In a thread of its own, while this event loop goes on; a coroutine runs on the loop."""
         coroutine = is_coroutine(loader)
         if coroutine:
-            claim.entry.loop_thread = threading.get_ident()
-            loader = _on(asyncio.get_running_loop(), cast("CoroutineLoader", loader))
+            claim.entry.loop = asyncio.get_running_loop()
+            loader = _on(claim.entry.loop, cast("CoroutineLoader", loader))
         run, arguments = contextvars.copy_context().run, (self.here, claim, loader, timeout_s)
         # The interpreter waits for a loader's thread before it ends, but not for a loop that may be gone.
         thread = threading.Thread(target=run, args=arguments, name=f"load {claim.entry.key}", daemon=coroutine)

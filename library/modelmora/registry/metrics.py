@@ -4,7 +4,8 @@ import prometheus_client
 prometheus_client.REGISTRY.register(RegistryCollector(registry.default()))
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -49,11 +50,16 @@ def _of_all(counted: Statistics) -> Iterator[Metric]:
 
 
 def _of_models(models: list[LoadedModel]) -> Iterator[Metric]:
-    size = GaugeMetricFamily(f"{_PREFIX}_model_bytes", "What a model counts.", labels=["key"])
-    references = GaugeMetricFamily(f"{_PREFIX}_model_references", "Handles to a model.", labels=["key"])
+    sizes, references = Counter[str](), Counter[str]()
     for model in models:
-        labels = [model.key if isinstance(model.key, str) else repr(model.key)]  # 1 and "1" are two
-        size.add_metric(labels, model.size_bytes)
-        references.add_metric(labels, model.references)
-    yield size
-    yield references
+        sizes[str(model.key)] += model.size_bytes  # keys that look alike are one label: they are added
+        references[str(model.key)] += model.references
+    yield _by_key("model_bytes", "What a model counts.", sizes)
+    yield _by_key("model_references", "Handles to a model.", references)
+
+
+def _by_key(name: str, words: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(f"{_PREFIX}_{name}", words, labels=["key"])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

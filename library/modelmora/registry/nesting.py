@@ -3,6 +3,7 @@
 A context variable goes where the work goes: into coroutines, and into threads that copy their context.
 """
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,10 +45,17 @@ def refuse_endless_wait(entry: Entry, *, blocking: bool) -> None:
             field="loader",
             remedy="make the model without asking the registry for it",
         )
-    if blocking and entry.loop_thread == threading.get_ident():
+    if blocking and entry.loop is not None and entry.loop is _running_loop():
         raise InvalidRequest(
             f"{entry.key!r} is being loaded on the event loop of this thread, which a blocking wait would stop",
             model_id=str(entry.key),
             field="loader",
             remedy="use `await aget_or_load(…)` here",
         )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # none in this thread
+        return None

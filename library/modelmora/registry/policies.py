@@ -1,7 +1,7 @@
 """Which of the models that nobody holds leaves first, and when. No I/O; times are passed in, monotonic, in seconds.
 
-A policy is three values. `rank` orders the models that may leave: the smallest goes first. `idle_s` after its last
-release a model is unloaded. `keeps` says whether it stays until then even if others need its room.
+A policy is three values. `rank`, a pure function, orders the models that may leave: the smallest goes first. `idle_s`
+after its last release a model is unloaded. `keeps` says whether it stays until then even if others need its room.
 """
 
 import math
@@ -45,7 +45,7 @@ class Policy:
 
     def expires_at(self, model: Candidate) -> float:
         """When it is unloaded if nobody asks for it; infinite while somebody holds it."""
-        return math.inf if model.references else model.idle_since + self.idle_s
+        return model.idle_since + self.idle_s
 
 
 def least_recently_used(model: Candidate, _: float) -> float:

@@ -69,6 +69,12 @@ class Layout:
         return True
 
     @property
+    def can_be_said(self) -> bool:
+        """Whether there are words for it on the wire."""
+        small = self.dtype in DATATYPES and len(self.shape) <= MAX_RANK
+        return small and not any(step < 0 or step % self.dtype.itemsize for step in self.strides) and self.separate
+
+    @property
     def _steps(self) -> list[tuple[int, int]]:
         """Size and stride where there is a second element to step to."""
         if 0 in self.shape:
@@ -80,10 +86,12 @@ def like(array: "np.ndarray[Any, Any]") -> Layout:
     """Of a copy of the array without gaps, in its own order where that is row- or column-major, else row-major.
 
     Raises:
-        InvalidRequest: an element type without a name on the wire, for example object.
+        InvalidRequest: an element type without a name on the wire, for example object, or too many dimensions.
     """
     dtype = array.dtype.newbyteorder("<")
     named(dtype)
+    if array.ndim > MAX_RANK:
+        raise InvalidRequest(f"a tensor has at most {MAX_RANK} dimensions, not {array.ndim}", remedy="reshape it")
     columns_first = array.flags.f_contiguous and not array.flags.c_contiguous
     return (Layout.column_major if columns_first else Layout.row_major)(dtype, array.shape)
 

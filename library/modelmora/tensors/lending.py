@@ -9,8 +9,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from modelmora.errors import ModelMoraError, QuotaExceeded
-from modelmora.tensors.layouts import Layout, like, to_message
+from modelmora.errors import InvalidRequest, ModelMoraError, QuotaExceeded
+from modelmora.tensors import counters
+from modelmora.tensors.layouts import Layout, from_message, like, to_message
 from modelmora.tensors.looks import behind, seen
 from modelmora.tensors.pool import Arena, Place, Pool, Quota
 from modelmora.v1.types_pb2 import Tensor
@@ -47,8 +48,12 @@ class Lending:
 
     def put(self, array: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
         """A copy of the array, in its own order where that is row- or column-major, else row-major."""
-        copy = self.empty(like(array))
+        layout = like(array)
+        copy = self.empty(layout)
         copy[...] = array
+        counters.count_put(array.nbytes)
+        if array.size and (array.dtype != layout.dtype or not array.flags.forc):
+            counters.count_copied(array.nbytes)
         return copy
 
     def handle(self, array: "npt.NDArray[Any]") -> tuple[Tensor, Place] | None:
@@ -56,11 +61,11 @@ class Lending:
         look = behind(array)
         if look is None or look.owner is not self.pool:
             return None
-        layout = Layout(array.dtype, array.shape, array.strides)
-        if any(stride < 0 or stride % array.itemsize for stride in array.strides) or not layout.separate:
-            return None
         place: Place = look.place
-        return to_message(layout, place.arena.number, place.offset + look.offset_of(array)), place
+        layout, offset = Layout(array.dtype, array.shape, array.strides), place.offset + look.offset_of(array)
+        if not layout.can_be_said or offset % array.itemsize:
+            return None
+        return to_message(layout, place.arena.number, offset), place
 
     def placed(self, array: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
         """The array, or a copy of it in an arena, of which a handle can be had."""
@@ -93,6 +98,25 @@ class Lending:
             raise
         self._handed.add(lease)
         return lease, messages[0]
+
+    def part(self, tensor: Tensor, room: "npt.NDArray[Any] | None", *, field: str) -> "npt.NDArray[Any]":
+        """What a handle of the other side stands for, in bytes of this side that it was asked to write.
+
+        Raises:
+            InvalidRequest: it reaches out of them.
+        """
+        look = None if room is None else behind(room)
+        found = None if room is None else self.handle(room)
+        if look is None or room is None or found is None or found[0].region.arena != tensor.region.arena:
+            raise InvalidRequest(f"{field} is not where it was asked for", field=f"{field}.region.arena")
+        relative = Tensor()
+        relative.CopyFrom(tensor)
+        first = found[0].region.offset
+        if tensor.region.offset < first:
+            raise InvalidRequest(f"{field} is not where it was asked for", field=f"{field}.region.offset")
+        relative.region.offset = tensor.region.offset - first
+        layout = from_message(relative, room.nbytes, field=field)
+        return seen(look, layout, look.offset_of(room) + relative.region.offset, writable=True)
 
     def give_back(self, lease: int) -> None:
         """The other side has said, one way or another, that it does not look any more."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from modelmora.tensors.layouts import Layout
-from modelmora.tensors.memory import Bytes, address
+from modelmora.tensors.mappings import Bytes, address
 
 
 class Look:

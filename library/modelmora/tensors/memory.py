@@ -1,4 +1,4 @@
-"""Files in memory without names: made, checked when they come from another process, and mapped.
+"""Files in memory without names: made, and checked when they come from another process.
 
 A file is a memfd, sealed so that nobody can cut it short, or, in a folder that says so, one of `O_TMPFILE` on its
 tmpfs, which counts against the size of that volume but cannot be sealed. Either way the kernel frees it with its last
@@ -9,44 +9,53 @@ later.
 import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import stat
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-import numpy.typing as npt
+from typing import Final
 
 from modelmora.errors import InsufficientMemory, InvalidRequest, SharedMemoryUnavailable
+from modelmora.registry.memory import Memory
+from modelmora.tensors import mappings
+from modelmora.tensors.mappings import HUGE_PAGE_BYTES, PAGE_BYTES, Bytes
 
-Bytes = npt.NDArray[np.uint8]
-
-PAGE_BYTES: Final = mmap.PAGESIZE
-_POPULATE_READ: Final = 22  # of madvise, since Linux 5.14; mmap does not name them yet
-_POPULATE_WRITE: Final = 23
-_MAP_NORESERVE: Final = 0x4000
 _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 _TMPFS_MAGIC: Final = 0x01021994
 _NO_ROOM: Final = {errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG}
+_AT_ONCE_BYTES: Final = 64 * 2**20  # a signal lets fallocate begin anew: in pieces, it comes to an end nevertheless
 
 
-def create(size_bytes: int, folder: Path | None) -> int:
-    """The descriptor of a new file of that size, with all its memory.
+def create(size_bytes: int, folder: Path | None) -> tuple[int, Bytes]:
+    """The descriptor of a new file of that size, with all its memory, and that memory, to be written.
 
     Raises:
         InsufficientMemory: there is not so much.
         SharedMemoryUnavailable: such files cannot be made here.
     """
+    _require_free(size_bytes)
     fd = _opened(folder)
     try:
-        os.posix_fallocate(fd, 0, size_bytes)
+        _fill(fd, size_bytes)
         if folder is None:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return fd, mappings.own(fd, size_bytes)
     except OSError as error:
         os.close(fd)
         raise _failed(error, size_bytes, folder) from error
-    return fd
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _require_free(size_bytes: int) -> None:
+    """The kernel would not refuse: it would end a process, this one or another."""
+    free = Memory().free_bytes()
+    if free is not None and size_bytes > free:
+        raise InsufficientMemory(
+            f"no room for {size_bytes} bytes of shared memory: {free} bytes are free",
+            field="sharedMemory.sizeLimit",
+            remedy="release tensors, or give the machine or the container more memory",
+        )
 
 
 def _opened(folder: Path | None) -> int:
@@ -56,6 +65,18 @@ def _opened(folder: Path | None) -> int:
         return os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC | os.O_EXCL, 0o600)
     except OSError as error:
         raise _failed(error, 0, folder) from error
+
+
+def _fill(fd: int, size_bytes: int) -> None:
+    """Huge pages where they can be had, each grown from a small one; then whatever is missing."""
+    os.truncate(fd, size_bytes)
+    whole = size_bytes // HUGE_PAGE_BYTES * HUGE_PAGE_BYTES
+    for begin in range(0, whole, HUGE_PAGE_BYTES):
+        os.posix_fallocate(fd, begin, PAGE_BYTES)
+    if whole:
+        mappings.make_huge(fd, size_bytes)
+    for begin in range(0, size_bytes, _AT_ONCE_BYTES):
+        os.posix_fallocate(fd, begin, min(_AT_ONCE_BYTES, size_bytes - begin))
 
 
 def _failed(error: OSError, size_bytes: int, folder: Path | None) -> InsufficientMemory | SharedMemoryUnavailable:
@@ -72,35 +93,58 @@ def _failed(error: OSError, size_bytes: int, folder: Path | None) -> Insufficien
     )
 
 
-def check(fd: int, size_bytes: int) -> None:
-    """Whether a file from another process is what it is said to be, and stays so.
+# ------------------------------------------------------------------------------------------------ of other processes
+
+
+def foreign(fd: int, size_bytes: int) -> Bytes:
+    """The memory of a file from another process, if that is what it is said to be, and stays so; to be read.
 
     What is not sealed must be a file without a name on a tmpfs: then only its owner can cut it short, and would end
     the reader by a SIGBUS. That is promised to nobody.
 
     Raises:
         InvalidRequest: it is not.
+        InsufficientMemory: no room for the table of its pages.
     """
+    _check(fd, size_bytes)
+    try:
+        return mappings.foreign(fd, size_bytes)
+    except OSError as error:
+        raise _unusable(error, size_bytes) from error
+
+
+def writable(fd: int, size_bytes: int) -> Bytes:
+    """As `foreign`, to be written.
+
+    Raises:
+        As `foreign`.
+    """
+    try:
+        return mappings.shared(fd, size_bytes)
+    except OSError as error:
+        raise _unusable(error, size_bytes) from error
+
+
+def _check(fd: int, size_bytes: int) -> None:
     found = os.fstat(fd)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink:
         raise _unfit("it is no file without a name")
     if found.st_size != size_bytes:
         raise _unfit(f"it has {found.st_size} bytes, and is said to have {size_bytes}")
-    if not _sealed(fd) and not _on_tmpfs(fd):
-        raise _unfit("it can be cut short: neither is it sealed, nor is it on a tmpfs")
+    if not _on_tmpfs(fd):
+        raise _unfit("it is not in memory of ordinary pages")
     if found.st_blocks * 512 < size_bytes:
         raise _unfit("a part of its memory is missing")
 
 
+def _unusable(error: OSError, size_bytes: int) -> InvalidRequest | InsufficientMemory:
+    if error.errno in _NO_ROOM:
+        return InsufficientMemory(f"no room for the page table of {size_bytes} bytes", remedy="release tensors")
+    return _unfit(error.strerror or str(error))
+
+
 def _unfit(problem: str) -> InvalidRequest:
     return InvalidRequest(f"an arena cannot be used: {problem}", field="arena", remedy="open arenas by the client SDK")
-
-
-def _sealed(fd: int) -> bool:
-    try:
-        return fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
-    except OSError:  # no memfd: no seals
-        return False
 
 
 class _Statfs(ctypes.Structure):
@@ -111,56 +155,3 @@ def _on_tmpfs(fd: int) -> bool:
     found = _Statfs()
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.fstatfs(fd, ctypes.byref(found)) == 0 and found.f_type == _TMPFS_MAGIC)
-
-
-def own(fd: int, size_bytes: int) -> Bytes:
-    """All of a file of this process, to be written; its pages are there, so that no write waits for one.
-
-    Raises:
-        InsufficientMemory: they cannot be had.
-    """
-    return _mapped(fd, size_bytes, mmap.MAP_SHARED, _POPULATE_WRITE)
-
-
-def foreign(fd: int, size_bytes: int) -> Bytes:
-    """All of a file of another process, to be read. Who writes here writes a copy, and the other never sees it.
-
-    Raises:
-        InsufficientMemory: no room for the table of its pages.
-    """
-    return _mapped(fd, size_bytes, mmap.MAP_PRIVATE | _MAP_NORESERVE, _POPULATE_READ)
-
-
-def shared(fd: int, size_bytes: int) -> Bytes:
-    """All of a file of another process, to be written where it asked for that.
-
-    Raises:
-        InsufficientMemory: no room for the table of its pages.
-    """
-    return _mapped(fd, size_bytes, mmap.MAP_SHARED, None)
-
-
-def _mapped(fd: int, size_bytes: int, flags: int, advice: int | None) -> Bytes:
-    """The pages go when no array looks at them any more."""
-    try:
-        mapping = mmap.mmap(fd, size_bytes, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-        if advice is not None:
-            _populate(mapping, advice)
-    except OSError as error:
-        raise _failed(error, size_bytes, None) from error
-    return np.frombuffer(mapping, dtype=np.uint8)
-
-
-def _populate(mapping: mmap.mmap, advice: int) -> None:
-    """Older kernels find the pages one by one, as they are used: slower, and as safe."""
-    try:
-        mapping.madvise(advice)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-
-
-def address(array: "npt.NDArray[Any]") -> int:
-    """Of its first element."""
-    found: int = array.__array_interface__["data"][0]
-    return found

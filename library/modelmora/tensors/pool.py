@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from modelmora.errors import ModelMoraError, QuotaExceeded, SharedMemoryUnavailable
-from modelmora.tensors import memory
+from modelmora.tensors import mappings, memory, settings
 from modelmora.tensors.allocator import Allocator, rounded
 from modelmora.tensors.looks import Look
 
@@ -35,12 +35,17 @@ class Arena:
 
     number: int
     fd: int
-    bytes: memory.Bytes
+    bytes: mappings.Bytes | None
     allocator: Allocator
 
     @property
     def size_bytes(self) -> int:
         return self.allocator.size_bytes
+
+    def close(self) -> None:
+        """Its memory stays as long as an array looks at it, and no longer, whoever still has a place in it."""
+        self.bytes = None
+        os.close(self.fd)
 
 
 @dataclass(eq=False, slots=True)
@@ -70,7 +75,7 @@ class Pool:
         self._folder = folder
         self._opened = opened
         self._closed = closed
-        self._small_bytes = max(memory.PAGE_BYTES, min(SMALL_ARENA_BYTES, quota.bytes // 8))
+        self._small_bytes = max(mappings.PAGE_BYTES, min(SMALL_ARENA_BYTES, quota.bytes // 8))
         self._arenas: list[Arena] = []
         self._number = 0
         self._lock = threading.Lock()
@@ -111,7 +116,8 @@ class Pool:
                 raise self._ended.located()
             self._sweep()
             place = self._placed(size_bytes) or self._enlarged(size_bytes)
-        at = place.arena.bytes[place.offset : place.offset + size_bytes]
+            assert place.arena.bytes is not None, "an arena in the list is open"  # noqa: S101
+            at = place.arena.bytes[place.offset : place.offset + size_bytes]
         return Look(at, place, self, self._unseen.append)
 
     def lend(self, place: Place) -> None:
@@ -129,7 +135,13 @@ class Pool:
             self._ended = self._ended or error
             arenas, self._arenas = self._arenas, []
         for arena in arenas:
-            os.close(arena.fd)
+            arena.close()
+
+    def forked(self) -> None:
+        """In a child, which has the arrays of its parent, but not its session."""
+        arenas, self._arenas = self._arenas, []
+        for arena in arenas:
+            arena.close()
 
     def _sweep(self) -> None:
         while self._unseen:
@@ -170,20 +182,21 @@ class Pool:
         return Place(arena, offset, size_bytes)
 
     def _open(self, size_bytes: int) -> Arena:
-        fd = memory.create(size_bytes, self._folder)
+        chosen = settings.required()
+        fd, mapped = memory.create(size_bytes, self._folder or chosen.shared_memory_dir)
+        self._number += 1
+        arena = Arena(self._number, fd, mapped, Allocator(size_bytes))
         try:
-            self._number += 1
-            arena = Arena(self._number, fd, memory.own(fd, size_bytes), Allocator(size_bytes))
             self._opened(arena)
         except BaseException:
-            os.close(fd)
+            arena.close()
             raise
         self._arenas.append(arena)
         return arena
 
     def _close(self, arena: Arena) -> None:
         self._arenas.remove(arena)
-        os.close(arena.fd)
+        arena.close()
         self._closed(arena)
 
     def _exceeded(self, size_bytes: int) -> QuotaExceeded:
@@ -198,7 +211,7 @@ class Pool:
 
 def pages(size_bytes: int) -> int:
     """As whole pages."""
-    return -(-size_bytes // memory.PAGE_BYTES) * memory.PAGE_BYTES
+    return -(-size_bytes // mappings.PAGE_BYTES) * mappings.PAGE_BYTES
 
 
 def to_close(arenas: Sequence[tuple[int, bool]], wanted_bytes: int, quota: Quota) -> list[int] | None:

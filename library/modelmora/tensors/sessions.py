@@ -157,6 +157,14 @@ class Session:
         self._check()
         return self._lending.lend(arrays)
 
+    def own(self, tensor: Tensor, room: SharedTensor | None, *, field: str = "tensor") -> "npt.NDArray[Any]":
+        """What the other side has written into the room that was lent to it.
+
+        Raises:
+            InvalidRequest: the handle reaches out of the room.
+        """
+        return self._lending.part(tensor, None if room is None else room.numpy(), field=field)
+
     def give_back(self, lease: int) -> None:
         """The other side has said by its answer that it does not look any more."""
         self._lending.give_back(lease)

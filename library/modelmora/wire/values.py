@@ -5,7 +5,7 @@ the size of the data must be exactly what datatype and shape say.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from modelmora.errors import InvalidRequest
 from modelmora.v1 import types_pb2
+from modelmora.wire.dtypes import DATATYPES, DTYPES
 
 Array: TypeAlias = npt.NDArray[Any]
 # What a person gives: one text or many, one encoded image or many, an array.
@@ -20,51 +21,47 @@ InputValue: TypeAlias = str | bytes | Sequence[str] | Sequence[bytes] | Array
 # What an engine gets and gives: always many.
 Items: TypeAlias = list[str] | list[bytes] | Array
 
-_DTYPES: Final[Mapping[int, np.dtype[Any]]] = {
-    types_pb2.DATA_TYPE_BOOL: np.dtype("bool"),
-    types_pb2.DATA_TYPE_UINT8: np.dtype("<u1"),
-    types_pb2.DATA_TYPE_UINT16: np.dtype("<u2"),
-    types_pb2.DATA_TYPE_UINT32: np.dtype("<u4"),
-    types_pb2.DATA_TYPE_UINT64: np.dtype("<u8"),
-    types_pb2.DATA_TYPE_INT8: np.dtype("<i1"),
-    types_pb2.DATA_TYPE_INT16: np.dtype("<i2"),
-    types_pb2.DATA_TYPE_INT32: np.dtype("<i4"),
-    types_pb2.DATA_TYPE_INT64: np.dtype("<i8"),
-    types_pb2.DATA_TYPE_FP16: np.dtype("<f2"),
-    types_pb2.DATA_TYPE_FP32: np.dtype("<f4"),
-    types_pb2.DATA_TYPE_FP64: np.dtype("<f8"),
-}
-_DATATYPES: Final = {dtype: types_pb2.DataType.ValueType(number) for number, dtype in _DTYPES.items()}
+# Finds the array that a tensor in shared memory stands for; its field is for the error.
+Regions: TypeAlias = Callable[[types_pb2.Tensor, str], Array]
+
 _MAX_RANK: Final = 32
 
 
-def to_values(named: Mapping[str, InputValue], *, field: str = "input") -> dict[str, types_pb2.Value]:
-    """The messages for named values.
+# Puts the handle of an array that is in shared memory into its message; False: it is not.
+Place: TypeAlias = Callable[[Array, types_pb2.Tensor], bool]
+
+
+def to_values(
+    named: Mapping[str, InputValue], *, field: str = "input", place: Place | None = None
+) -> dict[str, types_pb2.Value]:
+    """The messages for named values; `place` knows those in shared memory.
 
     Raises:
         InvalidRequest: a value of a type that cannot travel; `field` is its path.
     """
-    return {name: to_value(value, field=f"{field}.{name}") for name, value in named.items()}
+    return {name: to_value(value, field=f"{field}.{name}", place=place) for name, value in named.items()}
 
 
-def to_value(value: InputValue, *, field: str = "input") -> types_pb2.Value:
+def to_value(value: InputValue, *, field: str = "input", place: Place | None = None) -> types_pb2.Value:
     """The message for one value: a text or texts, an encoded image or images, an array.
 
     Raises:
         InvalidRequest: a type that cannot travel, or a text that is no Unicode.
     """
     message = types_pb2.Value()
-    put_value(value, message, field=field)
+    put_value(value, message, field=field, place=place)
     return message
 
 
-def put_value(value: InputValue, message: types_pb2.Value, *, field: str = "input") -> None:
+def put_value(value: InputValue, message: types_pb2.Value, *, field: str = "input", place: Place | None = None) -> None:
     """Writes one value into an empty message where it is: putting a message into another copies all its data.
 
     Raises:
         InvalidRequest: as `to_value`; the message may then hold a part of the value.
     """
     match value:
+        case np.ndarray() if place and place(value, message.tensor):
+            return
         case np.ndarray():
             _put_tensor(value, message.tensor, field=field)
         case str():
@@ -113,7 +110,7 @@ def to_tensor(array: Array, *, field: str = "input") -> types_pb2.Tensor:
 
 def _put_tensor(array: Array, message: types_pb2.Tensor, *, field: str) -> None:
     little = array.dtype.newbyteorder("<")
-    datatype = _DATATYPES.get(little)
+    datatype = DATATYPES.get(little)
     if datatype is None:
         raise InvalidRequest(f"{field} has the dtype {array.dtype}", field=field, remedy="convert it to a number type")
     message.datatype = datatype
@@ -121,16 +118,18 @@ def _put_tensor(array: Array, message: types_pb2.Tensor, *, field: str) -> None:
     message.data = array.astype(little, copy=False).tobytes()  # in row-major order, whatever the array's own is
 
 
-def from_values(values: Mapping[str, types_pb2.Value], *, field: str = "input") -> dict[str, Items]:
-    """Named values from their messages.
+def from_values(
+    values: Mapping[str, types_pb2.Value], *, field: str = "input", regions: Regions | None = None
+) -> dict[str, Items]:
+    """Named values from their messages; `regions` finds those in shared memory.
 
     Raises:
         InvalidRequest: a message that contradicts itself; `field` is its path.
     """
-    return {name: from_value(value, field=f"{field}.{name}") for name, value in values.items()}
+    return {name: from_value(value, field=f"{field}.{name}", regions=regions) for name, value in values.items()}
 
 
-def from_value(value: types_pb2.Value, *, field: str = "input") -> Items:
+def from_value(value: types_pb2.Value, *, field: str = "input", regions: Regions | None = None) -> Items:
     """Texts, encoded images, or a read-only view of the tensor's bytes.
 
     Raises:
@@ -141,10 +140,25 @@ def from_value(value: types_pb2.Value, *, field: str = "input") -> Items:
             return list(value.text.items)
         case "images":
             return [image.data for image in value.images.items]
+        case "tensor" if value.tensor.HasField("region"):
+            return (regions or _nowhere)(value.tensor, field)
         case "tensor":
             return from_tensor(value.tensor, field=field)
         case _:
             raise InvalidRequest(f"{field} is empty", field=field, remedy="set text, tensor or images")
+
+
+def _nowhere(_: types_pb2.Tensor, field: str) -> Array:
+    raise elsewhere(field)
+
+
+def elsewhere(field: str) -> InvalidRequest:
+    """The error of a tensor in shared memory that cannot be reached from here."""
+    return InvalidRequest(
+        f"{field} is in shared memory, which cannot be reached from here",
+        field=f"{field}.region",
+        remedy="send it as bytes, or to the socket of the model's worker, in the same session",
+    )
 
 
 def from_tensor(tensor: types_pb2.Tensor, *, field: str = "input") -> Array:
@@ -153,7 +167,7 @@ def from_tensor(tensor: types_pb2.Tensor, *, field: str = "input") -> Array:
     Raises:
         InvalidRequest: datatype, shape and size of the data contradict each other.
     """
-    dtype = _DTYPES.get(tensor.datatype)
+    dtype = DTYPES.get(tensor.datatype)
     shape = tuple(tensor.shape)
     if dtype is None:
         raise InvalidRequest(f"{field} has no datatype that NumPy knows", field=f"{field}.datatype", remedy="send FP32")

@@ -5,6 +5,7 @@ import json
 import tracemalloc
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -161,6 +162,11 @@ def test_an_output_that_json_cannot_say_is_an_error_not_invalid_json(number: flo
         dump_json(output_json(to_values({"x": np.array([number])})))
 
 
-def test_an_output_of_a_type_that_numpy_lacks_is_an_error() -> None:
+def test_an_output_of_a_type_that_numpy_lacks_is_numbers_too() -> None:
+    shown = output_json(to_values({"x": np.array([[1.5], [-2]]).astype(ml_dtypes.bfloat16)}))
+    assert dump_json(shown) == b'{"x":[[1.5],[-2.0]]}'
+
+
+def test_an_output_that_contradicts_itself_is_an_error() -> None:
     with pytest.raises(InferenceFailed):
-        output_json({"x": Value(tensor=Tensor(datatype=DATA_TYPE_BF16, shape=[1], data=b"\0\0"))})
+        output_json({"x": Value(tensor=Tensor(datatype=DATA_TYPE_BF16, shape=[1], data=b"\0"))})

@@ -21,7 +21,7 @@ from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc
 from modelmora_worker.engines import EngineContext, EngineInput
 from modelmora_worker.entries import EntryQueue
-from modelmora_worker.entry import Entry
+from modelmora_worker.entry import Done, Entry
 from modelmora_worker.responses import Writer
 
 DEADLINE_S = 10.0
@@ -65,6 +65,9 @@ class Router:
     twice: list[int] = field(default_factory=list)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
 
+    def written(self, done: Sequence[Done]) -> list[bytes]:
+        return Writer("m", 2**20).write(done)
+
     def reply(self, entries: Sequence[Entry], messages: Sequence[bytes]) -> None:
         found = [worker_pb2.ProcessResponse.FromString(message).results for message in messages]
         self.messages += [[result.entry_id for result in results] for results in found]
@@ -89,7 +92,7 @@ async def running(
 ) -> AsyncIterator[EntryQueue]:
     """A queue with its engine; at the end the engine runs whatever is left."""
     known = BatchLimits(**{"max_size": 4} | limits)
-    queue = EntryQueue("w-1", Writer("m", 2**20), max_entries, known, PriorityQueue(ageing_s=ageing_s))
+    queue = EntryQueue("w-1", "m", max_entries, known, PriorityQueue(ageing_s=ageing_s))
     queue.open()
     with ThreadPoolExecutor(1) as device:
         engine.device = device

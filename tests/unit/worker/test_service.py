@@ -14,8 +14,9 @@ from tests.support.workers import batch, entry
 
 
 async def test_a_router_that_does_not_read_its_answers_is_not_read_from() -> None:
-    writer, stream, read = Writer("m", 2**20), _Stream(), 0
-    queue = EntryQueue("w", writer, 10, BatchLimits())  # not open: every batch is answered at once, by a refusal
+    writer, read = Writer("m", 2**20), 0
+    stream = _Stream(writer)
+    queue = EntryQueue("w", "m", 10, BatchLimits())  # not open: every batch is answered at once, by a refusal
     service = WorkerService(queue=queue, writer=writer, lifecycle=Lifecycle(), stopping=Stopping(1.0), identity="w")
 
     async def requests() -> AsyncIterator[Any]:
@@ -29,7 +30,7 @@ async def test_a_router_that_does_not_read_its_answers_is_not_read_from() -> Non
         await asyncio.sleep(0)
     assert read == stream.outbox.qsize() == _MOST_UNREAD + 1
     stream.outbox.get_nowait()
-    stream.written.set()
+    stream.sent.set()
     for _ in range(20):
         await asyncio.sleep(0)
     assert read == _MOST_UNREAD + 2

@@ -5,6 +5,7 @@ import logging
 import math
 import pickle
 import weakref
+from collections.abc import Callable
 from typing import assert_type
 
 import numpy as np
@@ -99,15 +100,6 @@ def test_the_declared_size_counts_where_it_is_the_larger_one(world: World) -> No
         assert (model.size_bytes, model.measured_bytes) == (900 * MB, 1 * MB)
 
 
-@pytest.mark.req("FR-008a")
-def test_the_bytes_of_a_real_model_are_those_by_which_the_process_grew() -> None:
-    registry = ModelRegistry()
-    with registry.get_or_load("synthetic", lambda: np.ones(200 * MB, dtype=np.uint8)):
-        [model] = registry.list_models()
-        assert model.measured_bytes == pytest.approx(200 * MB, rel=0.1)
-    registry.close()
-
-
 # ---------------------------------------------------------------------------------------------------- handles
 
 
@@ -145,15 +137,16 @@ def test_a_closed_handle_says_so_and_an_open_one_is_typed(world: World) -> None:
     assert (handle.key, handle.closed, repr(handle)) == ("a", False, "<ModelHandle of 'a'>")
     handle.close()
     assert (handle.closed, repr(handle)) == (True, "<ModelHandle, closed>")
-    for use in (lambda: handle.model, lambda: handle.key, handle.clone, handle.__enter__):
+    uses: list[Callable[[], object]] = [lambda: handle.model, lambda: handle.key, handle.clone, handle.__enter__]
+    for use in uses:
         with pytest.raises(InvalidRequest, match="the handle is closed"):
             use()
 
 
 def test_a_handle_is_cloned_not_copied(world: World) -> None:
-    with world.registry().get_or_load("a", world.loader("a")) as handle:
-        with pytest.raises(InvalidRequest, match="cannot be copied"):
-            pickle.dumps(handle)
+    handle = world.registry().get_or_load("a", world.loader("a"))
+    with pytest.raises(InvalidRequest, match="cannot be copied"):
+        pickle.dumps(handle)
 
 
 # ---------------------------------------------------------------------------------------------------- leaving
@@ -292,11 +285,11 @@ def test_by_reference_count_only_those_leave_that_nobody_holds_the_least_used_fi
     for key, uses in (("a", 3), ("b", 1), ("c", 2)):
         for _ in range(uses):
             world.use(registry, key, 100)
-    with registry.get_or_load("held", world.loader("held"), size_bytes=100):
-        for key in "xyz":
-            registry.get_or_load(key, world.loader(key), size_bytes=100)
-        assert world.unloaded == ["b", "c", "a"]
-        assert keys(registry) == ["held", "x", "y", "z"]
+    held = [registry.get_or_load(key, world.loader(key), size_bytes=100) for key in "wxyz"]
+    assert world.unloaded == ["b", "c", "a"]
+    with pytest.raises(InsufficientMemory):
+        world.use(registry, "one more", 100)
+    assert keys(registry) == [handle.key for handle in held]
 
 
 def test_the_most_frequent_stay_under_lfu(world: World) -> None:
@@ -336,11 +329,10 @@ def test_a_real_allocation_beyond_the_limit_is_never_tried() -> None:
     def allocate() -> np.ndarray:
         return np.ones(10**15, dtype=np.uint8)  # would end this process, or fail here
 
-    with ModelRegistry(memory_limit_bytes=500 * MB) as registry:
-        with registry.get_or_load("small", Model) as small:
-            with pytest.raises(InsufficientMemory):
-                registry.get_or_load("a petabyte", allocate, size_bytes=10**15)
-            assert small.model.name == "model"
+    with ModelRegistry(memory_limit_bytes=500 * MB) as registry, registry.get_or_load("small", Model) as small:
+        with pytest.raises(InsufficientMemory):
+            registry.get_or_load("a petabyte", allocate, size_bytes=10**15)
+        assert small.model.name == "model"
     with ModelRegistry() as registry, pytest.raises(InsufficientMemory, match="the machine has"):
         registry.get_or_load("a petabyte", allocate, size_bytes=10**15)
 
@@ -370,9 +362,9 @@ def test_the_size_of_last_time_is_what_a_model_is_admitted_with(world: World) ->
     registry = world.registry(limit_bytes=100 * MB)
     registry.get_or_load("a", world.loader("a", grows=70 * MB)).close()
     registry.evict("a")
-    with registry.get_or_load("b", world.loader("b"), size_bytes=50 * MB):
-        with pytest.raises(InsufficientMemory, match="'a' needs 70 MB"):
-            registry.get_or_load("a", world.loader("a"))
+    _b = registry.get_or_load("b", world.loader("b"), size_bytes=50 * MB)
+    with pytest.raises(InsufficientMemory, match="'a' needs 70 MB"):
+        registry.get_or_load("a", world.loader("a"))
     assert world.loaded == ["a", "b"]
 
 
@@ -429,7 +421,7 @@ def test_a_loader_that_asks_for_its_own_key_is_told_so(world: World) -> None:
     def outer() -> object:
         return registry.get_or_load("b", inner)
 
-    with pytest.raises(InvalidRequest, match="the loader of 'a'.* asks for 'a' itself"):
+    with pytest.raises(InvalidRequest, match=r"the loader of 'a'.* asks for 'a' itself"):
         registry.get_or_load("a", outer)
     assert keys(registry) == []
     world.use(registry, "a")

@@ -1,0 +1,22 @@
+"""What a client reads from its environment."""
+
+from typing import Final
+
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DEFAULT_TARGET: Final = "localhost:9000"
+
+
+class _Surroundings(BaseSettings):
+    """Set by whoever starts a container beside a worker."""
+
+    model_config = SettingsConfigDict(env_prefix="MODELMORA_", env_ignore_empty=True, extra="ignore")
+
+    socket: str = ""
+    """The path of the worker's socket."""
+
+
+def default_target() -> str:
+    """The worker beside this process, where there is one; else the server of this machine."""
+    socket = _Surroundings().socket
+    return f"unix:{socket}" if socket else DEFAULT_TARGET

@@ -1,0 +1,146 @@
+"""How a client hands large arrays to the worker beside it: in shared memory if it can, as bytes if it cannot.
+
+A client that calls at the socket of a worker has a session of shared memory with it. Each call lends the worker what it
+sends, and room for the answer, until the worker has answered.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from modelmora.errors import InvalidRequest, ModelMoraError, ServerUnavailable
+from modelmora.tensors import Session, SharedTensor, connect, counters
+from modelmora.v1.types_pb2 import SharedMemory, Tensor
+from modelmora.wire.values import Array
+
+FROM_BYTES: Final = 64 * 1024  # smaller arrays are quicker as bytes
+_FIRST_ROOM_BYTES: Final = 1024 * 1024
+_ROOM: Final = 1.25  # times the largest answer of late
+_TRIED_AGAIN_AFTER_S: Final = 10.0
+
+
+@dataclass(slots=True)
+class Loan:
+    """Of one call: what it lends, until `end`."""
+
+    session: Session
+    lease: int
+    handles: Mapping[int, Tensor]  # by the identity of their arrays
+    room: SharedTensor | None
+    message: SharedMemory = field(default_factory=SharedMemory)
+
+    def place(self, array: Array, message: Tensor) -> bool:
+        """Puts the handle of an array that is lent into its message."""
+        handle = self.handles.get(id(array))
+        if handle is None:
+            return False
+        message.CopyFrom(handle)
+        return True
+
+    def region(self, tensor: Tensor, field: str) -> Array:
+        """What the worker wrote into the room.
+
+        Raises:
+            InvalidRequest: its handle reaches out of it.
+        """
+        return self.session.own(tensor, self.room, field=field)
+
+
+@contextmanager
+def lent(loan: Loan | None) -> Iterator[None]:
+    """The block of a call. A worker that has answered looks no more; one that has not may still look."""
+    try:
+        yield
+    except BaseException:
+        if loan:
+            loan.session.revoke(loan.lease)
+        raise
+    if loan:
+        loan.session.give_back(loan.lease)
+
+
+def is_of_session(error: ModelMoraError) -> bool:
+    """Whether the request was refused, unseen, since the worker does not know its session: another worker came."""
+    return isinstance(error, InvalidRequest) and error.context.field == "sharedMemory.session"
+
+
+class Sharing:
+    """Of one client. Used by any number of threads."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self._session: Session | None = None
+        self._lock = threading.Lock()
+        self._not_before = 0.0
+        self._room_bytes: dict[str, int] = {}
+
+    @classmethod
+    def at(cls, target: str) -> "Sharing | None":
+        """With whoever listens at a target; None: that is on no socket of this machine."""
+        scheme, _, path = target.partition(":")
+        return cls(Path("/" + path.lstrip("/") if path.startswith("/") else path)) if scheme == "unix" else None
+
+    def loan(self, model_id: str, values: Iterable[object]) -> Loan | None:
+        """Lends the large ones among the arrays, and room for the answer; None: all is to travel as bytes."""
+        arrays = [value for value in values if isinstance(value, np.ndarray) and value.nbytes >= FROM_BYTES]
+        if not arrays and self._room_bytes.get(model_id, 0) < FROM_BYTES:
+            return None
+        try:
+            return self._lent(model_id, arrays)
+        except ModelMoraError as error:
+            counters.count_fallback(error.code)
+            return None
+
+    def _lent(self, model_id: str, arrays: list[np.ndarray[Any, Any]]) -> Loan:
+        session = self._opened()
+        room = self._room(session, model_id)
+        lease, handles = session.lend([*arrays, *([room.numpy()] if room else [])])
+        message = SharedMemory(session=session.token, lease=lease)
+        if room:
+            region = handles[len(arrays)].region
+            message.results_arena, message.results_offset = region.arena, region.offset
+            message.results_bytes = room.nbytes
+        by_identity = {id(array): handle for array, handle in zip(arrays, handles, strict=False)}
+        for array in arrays:
+            counters.count_sent("shm", array.nbytes)
+        return Loan(session, lease, by_identity, room, message)
+
+    def _room(self, session: Session, model_id: str) -> SharedTensor | None:
+        """Without room the answer comes as bytes, which is no reason to send the request so."""
+        try:
+            return session.empty(self._room_bytes.get(model_id, _FIRST_ROOM_BYTES), np.uint8)
+        except ModelMoraError as error:
+            counters.count_fallback(error.code)
+            return None
+
+    def answered(self, model_id: str, outputs: Iterable[object]) -> None:
+        """Remembers how much room the next answer of the model may take."""
+        size = sum(output.nbytes + 64 for output in outputs if isinstance(output, np.ndarray))
+        self._room_bytes[model_id] = max(int(size * _ROOM), self._room_bytes.get(model_id, 0) // 2)
+
+    def _opened(self) -> Session:
+        with self._lock:
+            if self._session and not self._session.over:
+                return self._session
+            if time.monotonic() < self._not_before:
+                raise ServerUnavailable("it could not be reached a moment ago")
+            self._not_before = time.monotonic() + _TRIED_AGAIN_AFTER_S
+            # Through the link, so that calls and memory come to the same worker.
+            self._session = connect(f"{self._socket.resolve()}.tensors")
+            self._not_before = 0.0
+            return self._session
+
+    def drop(self) -> None:
+        """The worker does not know the session: the next call opens another."""
+        with self._lock:
+            session, self._session = self._session, None
+        if session:
+            session.close()
+
+    close = drop
