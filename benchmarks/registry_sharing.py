@@ -1,8 +1,9 @@
 """N callers of one model: one registry beside one process each, their memory and the time of all their loads.
 
 Both arms are processes of their own that live for the whole run and take turns, and memory is what only they use (USS).
-Processes load one after the other, so that they do not take the machine from each other. No arrangement can save more
-than (N - 1) / N: that bound is the baseline of each figure.
+Processes load one after the other, so that they do not take the machine from each other. Of N loads that are alike,
+(N - 1) / N can be saved: that bound is the baseline of each figure. Times are not alike where memory takes longer to
+touch that the machine has not handed out lately: then N loads cost more than N times the first, and more is saved.
 """
 
 import multiprocessing

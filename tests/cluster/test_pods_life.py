@@ -135,7 +135,7 @@ def test_it_may_write_only_where_it_must(workers: WorkerPods) -> None:
     probe = (
         "import os\n"
         "writable = []\n"
-        "for folder in ('/', '/etc/modelmora', '/usr/local/lib', os.environ['HOME'], '/run/modelmora',"
+        "for folder in ('/', '/etc/modelmora', '/usr/local/lib', os.environ['HOME'], '/var/lib/modelmora',"
         " '/var/cache/modelmora'):\n"
         "    try:\n"
         "        open(folder + '/probe', 'w').close()\n"
@@ -145,7 +145,7 @@ def test_it_may_write_only_where_it_must(workers: WorkerPods) -> None:
         "print(os.getuid(), os.path.exists('/var/run/secrets/kubernetes.io'), *writable)"
     )
     said = workers.run("exec", pod, "-c", "worker", "--", "python", "-c", probe).split()
-    assert said == ["65532", "False", "/tmp", "/run/modelmora", "/var/cache/modelmora"]
+    assert said == ["65532", "False", "/tmp", "/var/lib/modelmora", "/var/cache/modelmora"]
 
 
 @pytest.fixture

@@ -52,3 +52,12 @@ def test_what_sharing_saves_is_measured_with_the_bound_beside(tmp_path: Path) ->
         assert 60 <= memory["value"] <= memory["baseline"] + 1
         shared = figures[f"{count} callers of 20 MB, time to load, one registry"]
         assert shared["baseline"] == figures[f"{count} callers of 20 MB, time to load, one process each"]["value"]
+
+
+@pytest.mark.req("NUM-32")
+def test_three_large_models_are_measured_not_extrapolated(tmp_path: Path) -> None:
+    figures = measured("large", tmp_path)  # 1500 MB each, in a quick run 30 MB
+    whole, shared = (
+        figures[f"3 callers of 30 MB, memory, {arm}"]["value"] for arm in ("one process each", "one registry")
+    )
+    assert shared < 0.4 * whole

@@ -47,6 +47,7 @@ class _Call:
     """One call, as the queue knows it."""
 
     model_id: str
+    shared: SharedValues
     results: Results | None
     done: Done | None = None
     answered: "asyncio.Future[bytes]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -70,6 +71,9 @@ class _Call:
             self.answered.set_result(messages[0])
         elif self.done and isinstance(self.done.answer, ModelMoraError):
             self.answered.set_exception(self.done.answer)
+
+    def left(self, entry: Entry) -> None:  # noqa: ARG002 - its only one
+        self.shared.done()
 
 
 class DirectService(inference_pb2_grpc.InferenceServiceServicer):
@@ -109,9 +113,8 @@ class DirectService(inference_pb2_grpc.InferenceServiceServicer):
     async def _infer(self, request: InferenceRequest, context: _Context, request_id: str) -> bytes:
         received_at, self.last_used_at = time.monotonic(), time.time()
         self._check(request)
-        entry, call = self._entry(request, request_id)
         limit_s = _limit_s(request, context)
-        self._queue.submit([entry])
+        entry, call = self._submitted(request, request_id)
         try:
             async with asyncio.timeout(limit_s):
                 output = await call.answered
@@ -136,17 +139,22 @@ class DirectService(inference_pb2_grpc.InferenceServiceServicer):
         if not request.input:
             raise InvalidRequest("the request has no input", field="input", remedy="give at least one input")
 
-    def _entry(self, request: InferenceRequest, request_id: str) -> tuple[Entry, _Call]:
+    def _submitted(self, request: InferenceRequest, request_id: str) -> tuple[Entry, _Call]:
         shared = SharedValues.of(request.shared_memory, self._sessions)
-        call = _Call(self._deployment.model_id, shared.results())
-        entry = Entry(
-            sent_id=1,
-            owner=call,
-            values=values.from_values(request.input, regions=shared.region),
-            parameters=parameters_of(request),
-            priority=self._priority(request),
-            request_id=request_id,
-        )
+        try:
+            call = _Call(self._deployment.model_id, shared, shared.results())
+            entry = Entry(
+                sent_id=1,
+                owner=call,
+                values=values.from_values(request.input, regions=shared.region),
+                parameters=parameters_of(request),
+                priority=self._priority(request),
+                request_id=request_id,
+            )
+            self._queue.submit([entry])
+        except BaseException:
+            shared.done()
+            raise
         return entry, call
 
     def _priority(self, request: InferenceRequest) -> Priority:

@@ -92,8 +92,9 @@ class EntryQueue:
         """Nobody waits for them any more: those that wait leave, those that run are marked so."""
         for entry in entries:
             entry.cancelled = True
-            self.waiting.remove(entry)
             self._unweighed.pop(entry.entry_id, None)
+            if self.waiting.remove(entry):
+                entry.owner.left(entry)
 
     def statistics(self) -> EntryStatistics:
         running = sum(not entry.cancelled for entry in self._running)
@@ -136,6 +137,8 @@ class EntryQueue:
             if self._running is batch:  # else it was abandoned meanwhile, and has its answers
                 self._running = ()
                 self._send(replies)
+            for entry in batch:
+                entry.owner.left(entry)
 
     async def _weigh(self, engine: Engine, device: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()

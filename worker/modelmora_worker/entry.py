@@ -34,6 +34,9 @@ class Owner(Protocol):
     def reply(self, entries: "Sequence[Entry]", messages: Sequence[bytes]) -> None:
         """These have been answered, by these messages."""
 
+    def left(self, entry: "Entry") -> None:
+        """The engine is done with it, or has never begun; called once for each that was taken."""
+
 
 @dataclass(slots=True, eq=False)
 class Entry:

@@ -56,6 +56,9 @@ class _Stream:
         self.send(messages)
         self.end_if_finished()
 
+    def left(self, entry: Entry) -> None:
+        """Its values are its own: nobody is to hear of that."""
+
     def send(self, messages: Iterable[bytes]) -> None:
         for message in messages:
             self.outbox.put_nowait(message)

@@ -11,7 +11,7 @@ from modelmora.errors import InvalidRequest
 from modelmora.tensors import Listener, Session
 from modelmora.tensors.allocator import rounded
 from modelmora.tensors.layouts import Layout, like, to_message
-from modelmora.tensors.memory import Bytes
+from modelmora.tensors.mappings import Bytes
 from modelmora.v1.types_pb2 import SharedMemory, Tensor
 from modelmora.wire.values import Array, elsewhere
 
@@ -46,17 +46,17 @@ def _over(room: Bytes, layout: Layout, offset: int) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class SharedValues:
-    """Of one call."""
+    """Of one call, which uses what is lent with it until `done`."""
 
     session: Session | None
     asked: SharedMemory
 
     @classmethod
     def of(cls, asked: SharedMemory, sessions: Listener | None) -> "SharedValues":
-        """Finds the session that the call names.
+        """From now on the call uses what is lent with it.
 
         Raises:
-            InvalidRequest: there is none of that name.
+            InvalidRequest: there is no session of that name, or the lease was revoked.
         """
         if not asked.session:
             return cls(None, asked)
@@ -67,7 +67,13 @@ class SharedValues:
                 field="sharedMemory.session",
                 remedy="open a session with the worker to which you send the request, and keep it open",
             )
+        session.borrow(asked.lease)
         return cls(session, asked)
+
+    def done(self) -> None:
+        """Neither the engine nor anybody else here looks at it, or writes to it, any more."""
+        if self.session:
+            self.session.done(self.asked.lease)
 
     def region(self, tensor: Tensor, field: str) -> Array:
         """What a handle of the call stands for, not to be written.
@@ -77,7 +83,7 @@ class SharedValues:
         """
         if self.session is None:
             raise elsewhere(field)
-        array = self.session.view(tensor, self.asked.lease, field=field)
+        array = self.session.view(tensor, field=field)
         return array.copy() if array.dtype.char in _INDICES else array
 
     def results(self) -> Results | None:

@@ -74,5 +74,5 @@ def _remedy(needed_bytes: int, room: Room) -> str:
 
 
 def megabytes(size_bytes: int) -> str:
-    """For people: 1.5 MB."""
-    return f"{size_bytes / 1e6:.4g} MB"
+    """For people: 1.5 MB, 24105 MB."""
+    return f"{size_bytes / 1e6:.4g} MB" if size_bytes < 1e9 else f"{size_bytes / 1e6:.0f} MB"

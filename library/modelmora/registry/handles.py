@@ -78,7 +78,7 @@ class ModelHandle(Generic[T]):
     ) -> None:
         self.close()
 
-    # weakref.finalize alone costs more than all of a hit (make bench-registry), and most handles are closed anyway.
+    # weakref.finalize would nearly double the cost of a hit (make bench-registry), for handles that are closed anyway.
     def __del__(self) -> None:
         if self._entry is not None:
             self._keeper.ledger.give_back(self._entry)

@@ -1,6 +1,5 @@
 """How a model is loaded: room is made, the loader runs, the growth is measured, and everybody who waits hears of it."""
 
-import asyncio
 import contextvars
 import inspect
 import logging
@@ -9,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias, cast
 
 from modelmora.errors import DeadlineExceeded, LoadFailed, ModelMoraError
+from modelmora.registry.coroutines import OnLoop, is_coroutine
 from modelmora.registry.entries import Claim, Entry
 from modelmora.registry.growth import Growth
 from modelmora.registry.keeper import Keeper
@@ -48,17 +48,21 @@ class Loading:
 
     def apart(self, claim: Claim, loader: Loader, timeout_s: float) -> None:
         """In a thread of its own, while this event loop goes on; a coroutine runs on the loop."""
-        coroutine = is_coroutine(loader)
-        if coroutine:
-            claim.entry.loop = asyncio.get_running_loop()
-            loader = _on(claim.entry.loop, cast("CoroutineLoader", loader))
-        run, arguments = contextvars.copy_context().run, (self.here, claim, loader, timeout_s)
+        on_loop = self._on_loop(claim.entry, cast("CoroutineLoader", loader)) if is_coroutine(loader) else None
+        run, arguments = contextvars.copy_context().run, (self.here, claim, on_loop or loader, timeout_s)
         # The interpreter waits for a loader's thread before it ends, but not for a loop that may be gone.
-        thread = threading.Thread(target=run, args=arguments, name=f"load {claim.entry.key}", daemon=coroutine)
+        thread = threading.Thread(target=run, args=arguments, name=f"load {claim.entry.key}", daemon=bool(on_loop))
         try:
             thread.start()
         except RuntimeError as error:  # the machine has no more threads, or the interpreter ends
             self._ledger.failed(claim.entry, _failure(claim.entry, error))
+
+    def _on_loop(self, entry: Entry, loader: CoroutineLoader) -> OnLoop:
+        with within(entry):  # what it calls knows by its context that it is part of this load
+            on_loop = OnLoop(loader)
+        entry.loop = on_loop.loop
+        entry.step.add_done_callback(lambda _: on_loop.drop())
+        return on_loop
 
     def _make_room(self, claim: Claim, timeout_s: float) -> None:
         self._unloading.all(claim.leaving)
@@ -83,18 +87,6 @@ class Loading:
         measured = self._growth.end(entry, entry.declared_bytes)
         self._ledger.loaded(entry, model, measured)
         log.debug("model %r loaded, %d bytes", entry.key, entry.size_bytes)
-
-
-def is_coroutine(loader: Loader) -> bool:
-    """Whether the loader is a coroutine function, or an object that is called like one."""
-    return inspect.iscoroutinefunction(loader) or inspect.iscoroutinefunction(type(loader).__call__)
-
-
-def _on(loop: asyncio.AbstractEventLoop, loader: CoroutineLoader) -> Loader:
-    async def run() -> object:
-        return await loader()
-
-    return lambda: asyncio.run_coroutine_threadsafe(run(), loop).result()
 
 
 def _checked(model: object) -> object:

@@ -10,12 +10,13 @@ from typing import Final, Protocol, Self, TypeVar, cast, overload
 from modelmora.errors import InvalidRequest, InvalidSettings
 from modelmora.registry import process
 from modelmora.registry.acquiring import Acquiring, Asked
+from modelmora.registry.coroutines import is_coroutine
 from modelmora.registry.entries import Entry, LoadedModel, Statistics, Unload, listed
 from modelmora.registry.growth import Growth
 from modelmora.registry.handles import ModelHandle
 from modelmora.registry.keeper import Keeper
 from modelmora.registry.ledger import Ledger
-from modelmora.registry.loading import Loader, Loading, is_coroutine
+from modelmora.registry.loading import Loader, Loading
 from modelmora.registry.memory import Memory
 from modelmora.registry.policies import LRU, Policy, policy_of
 from modelmora.registry.unloading import Unloading
@@ -206,13 +207,14 @@ class ModelRegistry:
 
 
 class _Default:
-    """The registry that this process shares, made when it is first asked for."""
+    """Made when it is first asked for."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._registry: ModelRegistry | None = None
 
     def get(self) -> ModelRegistry:
+        """The registry that this process shares: LRU, 20 s, no limit but what the machine has."""
         with self._lock:
             if self._registry is None:
                 self._registry = ModelRegistry()

@@ -24,7 +24,7 @@ class Candidate:
     references: int = 0
     uses: int = 1  # how often it was asked for since it was loaded, the first time included
     loaded_at: float = 0.0
-    idle_since: float = math.inf  # its last release; infinite while somebody holds it
+    idle_since: float = math.inf  # its last release; means nothing while somebody holds it
 
 
 Rank: TypeAlias = Callable[[Candidate, float], float]
@@ -45,7 +45,7 @@ class Policy:
 
     def expires_at(self, model: Candidate) -> float:
         """When it is unloaded if nobody asks for it; infinite while somebody holds it."""
-        return model.idle_since + self.idle_s
+        return math.inf if model.references else model.idle_since + self.idle_s
 
 
 def least_recently_used(model: Candidate, _: float) -> float:

@@ -9,10 +9,23 @@ with tensors.connect("/tmp/frames.sock") as session:                            
     session.send(array)
 """
 
+from modelmora.tensors.capabilities import Capabilities, capabilities
 from modelmora.tensors.counters import Statistics, statistics
 from modelmora.tensors.listening import DEFAULT_QUOTA, Listener, Terms, connect
 from modelmora.tensors.pool import Quota
 from modelmora.tensors.sessions import Session
 from modelmora.tensors.shared_tensor import SharedTensor
 
-__all__ = ["DEFAULT_QUOTA", "Listener", "Quota", "Session", "SharedTensor", "Statistics", "Terms", "connect", "statistics"]
+__all__ = [
+    "DEFAULT_QUOTA",
+    "Capabilities",
+    "Listener",
+    "Quota",
+    "Session",
+    "SharedTensor",
+    "Statistics",
+    "Terms",
+    "capabilities",
+    "connect",
+    "statistics",
+]

@@ -5,16 +5,19 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.message import DecodeError
 
 from modelmora.errors import MalformedRequest, PeerGone
+from modelmora.tensors import forking
 from modelmora.v1.sessions_pb2 import Message
 
 MAX_BYTES: Final = 64 * 1024
 _SEND_WITHIN_S: Final = 5.0  # a peer that does not read so long is as good as gone
+_MOST_POSTED: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +29,22 @@ class Peer:
 
 
 class Connection:
-    """Sends from any thread, receives in one."""
+    """Sends from any thread, receives in one, which never waits for room to send: of two that did, neither would read.
+
+    A child of this process lets go of it.
+    """
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._socket.settimeout(0)  # never blocks: waits are by poll, with a deadline
-        self._sending = threading.Lock()
+        self._fd = connected.fileno()
         self._waker = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._posted: deque[bytes] = deque()
         self._closed = False
+        # Held while a descriptor is used: another file may get the number of one that is closed. Reentrant, since an
+        # array may go, and `wake` be called, at any moment, also in a thread that holds it.
+        self._using = threading.RLock()
+        forking.follow(self)
 
     @property
     def peer(self) -> Peer:
@@ -46,27 +57,40 @@ class Connection:
 
         Raises:
             PeerGone: the other end is closed, or does not read.
+            MalformedRequest: it is too long.
         """
         data = message.SerializeToString()
         if len(data) > MAX_BYTES:
             raise MalformedRequest(f"a message of {len(data)} bytes is above {MAX_BYTES}", remedy="send a shorter tag")
         ends_at = time.monotonic() + _SEND_WITHIN_S
-        with self._sending:
-            while not self._sent(data, fd):
-                self._until_writable(ends_at)
+        while not self._sent(data, fd):
+            self._until_writable(ends_at)
+
+    def post(self, message: Message) -> None:
+        """Sends one message as soon as there is room. Only in the thread that receives, and while it does.
+
+        Raises:
+            PeerGone: the other end does not read.
+        """
+        if len(self._posted) >= _MOST_POSTED:
+            raise _gone("it does not read what it is sent")
+        self._posted.append(message.SerializeToString())
 
     def _sent(self, data: bytes, fd: int | None) -> bool:
-        try:
-            socket.send_fds(self._socket, [data], [] if fd is None else [fd])
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            raise _gone(error.strerror or "the connection broke") from error
-        return True
+        with self._using:
+            if self._closed:
+                raise _gone("the connection is closed")
+            try:
+                socket.send_fds(self._socket, [data], [] if fd is None else [fd])
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise _gone(error.strerror or "the connection broke") from error
+            return True
 
     def _until_writable(self, ends_at: float) -> None:
         poll = select.poll()
-        poll.register(self._socket, select.POLLOUT)
+        poll.register(self._fd, select.POLLOUT)
         if not poll.poll(max(0.0, ends_at - time.monotonic()) * 1e3):
             raise _gone("it does not read what it is sent")
 
@@ -78,16 +102,23 @@ class Connection:
             MalformedRequest: it sent what is no message.
             TimeoutError: nothing came within that time.
         """
+        while True:
+            while self._posted and self._sent(self._posted[0], None):
+                self._posted.popleft()
+            ready = self._ready(timeout_s)
+            if self._waker in ready:
+                os.eventfd_read(self._waker)
+                return None
+            if not ready:
+                raise TimeoutError
+            if ready[self._fd] != select.POLLOUT:
+                return self._received()
+
+    def _ready(self, timeout_s: float | None) -> dict[int, int]:
         poll = select.poll()
         poll.register(self._waker, select.POLLIN)
-        poll.register(self._socket, select.POLLIN)
-        ready = {fd for fd, _ in poll.poll(None if timeout_s is None else timeout_s * 1e3)}
-        if self._waker in ready:
-            os.eventfd_read(self._waker)
-            return None
-        if not ready:
-            raise TimeoutError
-        return self._received()
+        poll.register(self._fd, select.POLLIN | (select.POLLOUT if self._posted else 0))
+        return dict(poll.poll(None if timeout_s is None else timeout_s * 1e3))
 
     def _received(self) -> tuple[Message, int | None]:
         try:
@@ -104,8 +135,9 @@ class Connection:
 
     def wake(self) -> None:
         """Lets `receive` return at once. From any thread, at any moment."""
-        if not self._closed:
-            os.eventfd_write(self._waker, 1)
+        with self._using:
+            if not self._closed:
+                os.eventfd_write(self._waker, 1)
 
     def shut(self) -> None:
         """Both ends hear that it is over."""
@@ -116,10 +148,16 @@ class Connection:
 
     def close(self) -> None:
         """Gives the descriptors back."""
-        if not self._closed:
-            self._closed = True
-            self._socket.close()
-            os.close(self._waker)
+        with self._using:
+            if not self._closed:
+                self._closed = True
+                self._socket.close()
+                os.close(self._waker)
+
+    def forked(self) -> None:
+        """In a child: its parent's must be the only one, so that its death is heard of."""
+        self._using = threading.RLock()
+        self.close()
 
 
 def _gone(why: str) -> PeerGone:

@@ -1,4 +1,4 @@
-"""How the tensors of this process travelled: what `modelmora.tensors.statistics()` says. For the process's whole life."""
+"""How the tensors of this process travelled, for its whole life: what `modelmora.tensors.statistics()` says."""
 
 import threading
 from collections import Counter

@@ -5,6 +5,7 @@ import os
 import queue
 import secrets
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from modelmora.errors import (
     SharedMemoryUnavailable,
     WorkerUnavailable,
 )
+from modelmora.tensors import forking, settings
 from modelmora.tensors.connection import Connection
 from modelmora.tensors.pool import Quota
 from modelmora.tensors.sessions import Session
@@ -35,6 +37,7 @@ VERSION: Final = 1
 DEFAULT_QUOTA: Final = Quota(bytes=4 * 2**30, arenas=64)
 _GREETED_WITHIN_S: Final = 5.0
 _BACKLOG: Final = 64
+_BREATH_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class Terms:
 class Listener:
     """Takes sessions at a path until it is closed. `begun` hears of each in a thread of its own; else `accept` them.
 
+    A child of this process lets go of it.
+
     Raises:
         AddressInUse: something is at that path.
     """
@@ -69,9 +74,12 @@ class Listener:
         self._accepted: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
         self._begun = begun or self._accepted.put
         self._sessions: set[Session] = set()
+        self._greeting = threading.BoundedSemaphore(_BACKLOG)
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = threading.Event()
+        self._pid = os.getpid()
         self._socket = self._bound()
+        forking.follow(self)
         self._thread = threading.Thread(target=self._run, name="shared memory listener", daemon=True)
         self._thread.start()
 
@@ -92,7 +100,8 @@ class Listener:
 
     def find(self, token: str) -> Session | None:
         """The session of that name."""
-        return next((each for each in self.sessions if secrets.compare_digest(each.token, token)), None)
+        named = token.encode(errors="replace")
+        return next((each for each in self.sessions if secrets.compare_digest(each.token.encode(), named)), None)
 
     def accept(self, timeout_s: float | None = None) -> Session:
         """The next session.
@@ -106,15 +115,16 @@ class Listener:
         except queue.Empty:
             raise TimeoutError(f"nobody connected to {self.path} within {timeout_s} s") from None
         if session is None:
+            self._accepted.put(None)  # for whoever asks next
             raise PeerGone("the listener was closed", endpoint=str(self.path))
         return session
 
     def close(self) -> None:
         """Ends all sessions."""
         with self._lock:
-            if self._closed:
+            if self._closed.is_set() or os.getpid() != self._pid:
                 return
-            self._closed = True
+            self._closed.set()
         self._socket.shutdown(socket.SHUT_RDWR)
         self._thread.join(timeout=_GREETED_WITHIN_S)
         self._socket.close()
@@ -122,6 +132,11 @@ class Listener:
         for session in self.sessions:
             session.close()
         self._accepted.put(None)
+
+    def forked(self) -> None:
+        """In a child: who comes when its parent is gone must not wait for it."""
+        self._lock = threading.Lock()
+        self._socket.close()
 
     def _bound(self) -> socket.socket:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -141,56 +156,88 @@ class Listener:
         return listening
 
     def _run(self) -> None:
-        while not self._closed:
+        while not self._closed.is_set():
             try:
                 connected, _ = self._socket.accept()
-            except OSError:
-                if self._closed:
-                    return
-                log.exception("a connection was lost as it came", path=str(self.path))
+            except OSError as error:
+                if not self._closed.is_set():
+                    log.warning("a connection was lost as it came", path=str(self.path), cause=str(error))
+                    self._closed.wait(_BREATH_S)  # out of descriptors, for example: others must let go of some
+                continue
+            # While so many have not said Hello, further ones wait in the backlog.
+            if not self._greeting.acquire(timeout=_GREETED_WITHIN_S):
+                connected.close()
                 continue
             threading.Thread(target=self._greet, args=(connected,), name="shared memory greeting", daemon=True).start()
 
     def _greet(self, connected: socket.socket) -> None:
-        connection = Connection(connected)
         try:
-            self._take(connection)
+            session = self._greeted(Connection(connected))
+        except OSError as error:
+            connected.close()
+            log.warning("a connection was lost as it came", path=str(self.path), cause=str(error))
+            return
+        finally:
+            self._greeting.release()
+        if session:
+            self._begun(session)
+
+    def _greeted(self, connection: Connection) -> Session | None:
+        try:
+            self._hear(connection)
+            session = self._begin(connection)
         except (ModelMoraError, TimeoutError) as error:
             log.info("a session did not begin", path=str(self.path), cause=str(error))
             connection.shut()
             connection.close()
+            return None
+        quota = self.terms.quota
+        welcome = sessions_pb2.Welcome(session=session.token, quota_bytes=quota.bytes, max_arenas=quota.arenas)
+        try:
+            connection.send(sessions_pb2.Message(welcome=welcome))
+        except ModelMoraError as error:
+            log.info("a session did not begin", path=str(self.path), cause=error.message)
+            session.close()
+            return None
+        return session
 
-    def _take(self, connection: Connection) -> None:
+    def _hear(self, connection: Connection) -> None:
         came = connection.receive(_GREETED_WITHIN_S)
         hello, fd = came or (sessions_pb2.Message(), None)
         if fd is not None:
             os.close(fd)
-        if refusal := self._refusal(hello):
+        if refusal := _refusal(hello):
             connection.send(sessions_pb2.Message(refusal=to_rpc(refusal)))
             raise refusal
-        token, quota = secrets.token_urlsafe(24), self.terms.quota
-        welcome = sessions_pb2.Welcome(session=token, quota_bytes=quota.bytes, max_arenas=quota.arenas)
-        session = Session(connection, token=token, quota=quota, folder=self.terms.folder)
-        with self._lock:
-            self._sessions.add(session)
-        connection.send(sessions_pb2.Message(welcome=welcome))
-        self._begun(session)
 
-    def _refusal(self, hello: sessions_pb2.Message) -> ModelMoraError | None:
-        if hello.WhichOneof("kind") != "hello":
-            return MalformedRequest("a session begins with Hello", remedy="connect by the client SDK")
-        if hello.hello.version != VERSION:
-            return MalformedRequest(
-                f"version {hello.hello.version} of the protocol is not spoken here, but {VERSION}",
-                remedy="use the same release on both sides",
-            )
-        if self._closed or len(self.sessions) >= self.terms.sessions:
-            return QuotaExceeded(
-                f"{self.terms.sessions} sessions are open here, and no more may be",
-                endpoint=str(self.path),
-                remedy="close one, or share one in your process",
-            )
-        return None
+    def _begin(self, connection: Connection) -> Session:
+        """A session, if one more may be."""
+        token = secrets.token_urlsafe(24)
+        with self._lock:
+            self._sessions = {session for session in self._sessions if not session.over}
+            waiting = self._accepted.qsize()  # over or not, they cost memory until somebody takes them
+            if not self._closed.is_set() and max(len(self._sessions), waiting) < self.terms.sessions:
+                session = Session(connection, token=token, quota=self.terms.quota, folder=self.terms.folder)
+                self._sessions.add(session)
+                return session
+        refusal = QuotaExceeded(
+            f"{self.terms.sessions} sessions are open here, and no more may be",
+            endpoint=str(self.path),
+            remedy="close one, or share one in your process",
+        )
+        connection.send(sessions_pb2.Message(refusal=to_rpc(refusal)))
+        raise refusal
+
+
+def _refusal(hello: sessions_pb2.Message) -> ModelMoraError | None:
+    if hello.WhichOneof("kind") != "hello":
+        return MalformedRequest("a session begins with Hello", remedy="connect by the client SDK")
+    if hello.hello.version != VERSION:
+        return MalformedRequest(
+            f"version {hello.hello.version} of the protocol is not spoken here, but {VERSION}",
+            remedy="use the same release on both sides",
+        )
+    return None
 
 
 def _is_left_over(path: Path) -> bool:
@@ -212,10 +259,13 @@ def connect(path: Path | str, *, folder: Path | None = None, timeout_s: float = 
     Raises:
         WorkerUnavailable: nobody listens there.
         QuotaExceeded: as many sessions as may be are open there.
-        SharedMemoryUnavailable: no unix sockets here.
+        SharedMemoryUnavailable: it is switched off.
     """
+    settings.required()
     connected = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connected.settimeout(timeout_s)
+    # Not by settimeout: then a listener that is busy would look like one that is not there.
+    whole, rest = divmod(timeout_s, 1)
+    connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(whole), int(rest * 1e6)))
     try:
         connected.connect(str(path))
     except OSError as error:
@@ -240,7 +290,9 @@ def _greeted(connection: Connection, folder: Path | None, timeout_s: float) -> S
         came = connection.receive(timeout_s)
     except TimeoutError:
         raise PeerGone(f"the other side did not answer within {timeout_s} s", remedy="try again") from None
-    message = came[0] if came else sessions_pb2.Message()
+    message, fd = came or (sessions_pb2.Message(), None)
+    if fd is not None:
+        os.close(fd)
     match message.WhichOneof("kind"):
         case "welcome":
             welcome = message.welcome

@@ -8,7 +8,6 @@ is lent any more, and what nobody looks at is freed.
 import os
 import queue
 import threading
-import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,10 +19,11 @@ import numpy.typing as npt
 import structlog
 
 from modelmora.errors import InternalError, MalformedRequest, ModelMoraError, PeerGone, SharedMemoryUnavailable
+from modelmora.tensors import forking
 from modelmora.tensors.borrowing import Borrowing
 from modelmora.tensors.connection import Connection, Peer
 from modelmora.tensors.lending import MAX_HANDED, Lending, asked
-from modelmora.tensors.memory import Bytes
+from modelmora.tensors.mappings import Bytes
 from modelmora.tensors.pool import Arena, Quota
 from modelmora.tensors.shared_tensor import SharedTensor
 from modelmora.v1.sessions_pb2 import ArenaOpened, CloseArena, Lend, Message, OpenArena, Release, Revoke
@@ -56,7 +56,7 @@ class Session:
         self._over: ModelMoraError | None = None
         self._ended = threading.Event()
         self._pid = os.getpid()
-        _sessions.add(self)
+        forking.follow(self)
         self._thread = threading.Thread(target=self._run, name="shared memory session", daemon=True)
         self._thread.start()
 
@@ -182,7 +182,9 @@ class Session:
         Raises:
             PeerGone: the session is over, and nothing more is there.
             TimeoutError: nothing came within that time.
+            SharedMemoryUnavailable: this process was forked from the one whose session it is.
         """
+        self._check_process()
         try:
             tensor = self._received.get(timeout=timeout_s)
         except queue.Empty:
@@ -193,14 +195,27 @@ class Session:
             raise InternalError("a session ended without a reason")
         return tensor
 
-    def view(self, tensor: Tensor, lease: int, *, field: str = "tensor") -> "npt.NDArray[Any]":
-        """What a handle of the other side stands for, not to be written.
+    def borrow(self, lease: int) -> None:
+        """A request uses what the other side lent with it, until `done`; whoever revoked the lease hears of that.
 
         Raises:
-            InvalidRequest: the handle or the lease is not valid; `field` is its path.
+            InvalidRequest: the lease was revoked, or is none.
         """
         self._check()
-        return self._borrowing.view(tensor, lease, field=field, told=False)
+        self._borrowing.begin(lease)
+
+    def done(self, lease: int) -> None:
+        """The request does not use it any more, and what it has of it is not looked at."""
+        self._borrowing.done(lease)
+
+    def view(self, tensor: Tensor, *, field: str = "tensor") -> "npt.NDArray[Any]":
+        """What a handle of the other side stands for, not to be written, for a request that has borrowed its lease.
+
+        Raises:
+            InvalidRequest: the handle is not valid; `field` is its path.
+        """
+        self._check()
+        return self._borrowing.view(tensor, field=field)
 
     def room(self, shared: SharedMemory) -> Bytes:
         """Where the other side asks to be written to.
@@ -217,7 +232,7 @@ class Session:
         try:
             while True:
                 for lease in self._borrowing.over():
-                    self._say(Message(release=Release(lease=lease)))
+                    self._connection.post(Message(release=Release(lease=lease)))
                 if came := self._connection.receive():
                     self._heard(*came)
         except PeerGone as error:
@@ -256,7 +271,7 @@ class Session:
             self._borrowing.arenas.open(wanted.arena, wanted.size_bytes, fd)
         except ModelMoraError as error:
             opened.error.CopyFrom(to_rpc(error))
-        self._say(Message(arena_opened=opened))
+        self._connection.post(Message(arena_opened=opened))
 
     def _hear_opened(self, opened: ArenaOpened) -> None:
         waiting = self._opening.pop(opened.arena, None)
@@ -268,7 +283,7 @@ class Session:
     def _hear_lent(self, lent: Lend) -> None:
         if self._received.qsize() >= MAX_HANDED:
             raise MalformedRequest(f"more than {MAX_HANDED} tensors are handed over and not taken")
-        array = self._borrowing.view(lent.tensor, lent.lease, field="tensor", told=True)
+        array = self._borrowing.hand(lent.tensor, lent.lease, field="tensor")
         self._received.put(SharedTensor(array, tag=lent.tag))
 
     # ------------------------------------------------------------------------------------------------ arenas of ours
@@ -279,6 +294,7 @@ class Session:
             self._say(Message(open_arena=OpenArena(arena=arena.number, size_bytes=arena.size_bytes)), arena.fd)
             waiting.result(_OPENED_WITHIN_S)
         except TimeoutError:
+            self._close(arena)  # it may still do so
             raise PeerGone(
                 f"the other side did not open an arena within {_OPENED_WITHIN_S:.0f} s", remedy="open a new session"
             ) from None
@@ -294,11 +310,14 @@ class Session:
 
     # ------------------------------------------------------------------------------------------------ the end
 
-    def _check(self) -> None:
+    def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise SharedMemoryUnavailable(
                 "the session is that of the process this one was forked from", remedy="open a session after the fork"
             )
+
+    def _check(self) -> None:
+        self._check_process()
         if self._over:
             raise self._over.located()
 
@@ -308,22 +327,12 @@ class Session:
         for waiting in list(self._opening.values()):
             waiting.set_exception(gone.located())
         self._lending.end(gone)
-        self._borrowing.arenas.end()
+        self._borrowing.end()
         self._received.put(None)
         self._ended.set()
         self._connection.close()
 
     def forked(self) -> None:
-        """In a child: its parent's end of the connection must be the only one, so that its death is heard of."""
-        self._connection.close()
-
-
-_sessions: "weakref.WeakSet[Session]" = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for session in list(_sessions):
-        session.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+        """In a child: what it does not look at, it does not keep."""
+        self._lending.pool.forked()
+        self._borrowing.arenas.forked()

@@ -1,7 +1,9 @@
 """What a worker's container asks for and may use: as the deployment says, with a memory limit in any case that can be.
 
 Without a limit of its own a model may use 1.5 times what it requests, or what was measured of the spec that it has
-now. Shared memory is charged to whoever writes to it, so its size comes on top.
+now. Shared memory comes on top, all of it, whoever uses how much: the kernel charges a page to the container that
+touched it first, and nobody knows which of the pod's that will be. So it is requested once, by the worker, also where
+nothing else is known; and the worker's limit leaves room for all of it.
 """
 
 from decimal import Decimal
@@ -34,9 +36,15 @@ def _add_memory(requests: dict[str, Any], limits: dict[str, Any], deployment: Mo
         requests["memory"] = str(measured)
         limits["memory"] = _bytes(max(measured * HEADROOM, Decimal(measured + LEAST_HEADROOM_BYTES)))
     if (shared := deployment.spec.shared_memory) is not None:
-        for amounts in (requests, limits):
-            if "memory" in amounts:
-                amounts["memory"] = _bytes(quantity_value(amounts["memory"]) + quantity_value(shared.size_limit))
+        _add_shared(requests, limits, quantity_value(shared.size_limit))
+
+
+def _add_shared(requests: dict[str, Any], limits: dict[str, Any], size: Decimal) -> None:
+    if "memory" not in limits:  # a limit alone is the request too
+        requests.setdefault("memory", "0")
+    for amounts in (requests, limits):
+        if "memory" in amounts:
+            amounts["memory"] = _bytes(quantity_value(amounts["memory"]) + size)
 
 
 def _measured(deployment: ModelDeployment) -> int:

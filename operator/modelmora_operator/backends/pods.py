@@ -15,7 +15,8 @@ from modelmora.errors import InvalidSource
 from modelmora.kube import names
 from modelmora.sources import ClaimSource, parse
 from modelmora.spec import API_VERSION, ModelDeployment
-from modelmora_operator.backends import pod_resources
+from modelmora_operator.backends import pod_resources, pod_sharing
+from modelmora_operator.backends.pod_error import PodError
 from modelmora_operator.backends.strategic_merge import PatchError, merged
 from modelmora_operator.cluster import WorkerSpec
 
@@ -24,7 +25,7 @@ CUT_OFF_S: Final = 15  # on a node that is not ready or cannot be reached
 USER: Final = 65532
 
 CACHE: Final = "/var/cache/modelmora"
-FILES: Final = "/run/modelmora"
+FILES: Final = "/var/lib/modelmora"
 VOLUMES: Final = "/mnt/modelmora"
 SETTINGS_FOLDER: Final = "/etc/modelmora"
 SETTINGS_FILE: Final = "settings.json"
@@ -36,16 +37,6 @@ _LIVENESS_FAILURES: Final = 6
 _TOKEN_KEY: Final = "token"  # noqa: S105 - the key of a Secret that spec.model.source.secretRef does not name
 
 Object = dict[str, Any]
-
-
-class PodError(Exception):
-    """No pod can be made of the deployment; `reason` as in conditions."""
-
-    def __init__(self, reason: str, message: str, remedy: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.remedy = remedy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +91,7 @@ def settings(worker: WorkerSpec, options: PodOptions) -> Object:
         "termination_message_path": _TERMINATION_MESSAGE,
         "drain_timeout_s": options.drain_timeout_s,
         "started_at": options.now,
+        **pod_sharing.settings(worker.deployment),
     }
 
 
@@ -179,7 +171,7 @@ def _spec(deployment: ModelDeployment, options: PodOptions) -> Object:
         },
         "tolerations": _cut_off_tolerations(),
         **({"imagePullSecrets": secrets} if secrets else {}),
-        "containers": [_worker_container(deployment, options), *_sidecars(deployment)],
+        "containers": [_worker_container(deployment, options), *pod_sharing.sidecars(deployment)],
         "volumes": _volumes(deployment, options),
     }
 
@@ -206,7 +198,7 @@ def _worker_container(deployment: ModelDeployment, options: PodOptions) -> Objec
             "failureThreshold": _LIVENESS_FAILURES,
         },
         "resources": pod_resources.of(deployment),
-        "securityContext": _unprivileged() | {"readOnlyRootFilesystem": True},
+        "securityContext": pod_sharing.unprivileged() | {"readOnlyRootFilesystem": True},
         "terminationMessagePath": _TERMINATION_MESSAGE,
         # A crash in C, or an image without our package, has no last words but in the log.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -231,27 +223,6 @@ def _environment(deployment: ModelDeployment) -> list[Object]:
     return [*(variable for variable in ours if variable["name"] not in chosen), *theirs]
 
 
-def _sidecars(deployment: ModelDeployment) -> list[Object]:
-    """The user's containers, which may do no more than ours unless they say so."""
-    containers = []
-    for sidecar in deployment.spec.sidecars:
-        if sidecar["name"] == names.WORKER_CONTAINER:
-            raise PodError(
-                "InvalidSidecar",
-                f"a sidecar of model {deployment.model_id} has the name of the worker's own container, worker",
-                "give it another name in spec.sidecars",
-            )
-        context = _map(sidecar.get("securityContext"), "spec.sidecars[].securityContext", deployment)
-        mounts: Any = sidecar.get("volumeMounts") or []
-        shared = {} if deployment.spec.shared_memory is None else {"volumeMounts": [*mounts, _SHARED_MEMORY_MOUNT]}
-        containers.append({**sidecar, "securityContext": {**_unprivileged(), **context}, **shared})
-    return containers
-
-
-def _unprivileged() -> Object:
-    return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-
-
 def _cut_off_tolerations() -> list[Object]:
     return [
         {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": CUT_OFF_S} for key in _CUT_OFF
@@ -262,8 +233,6 @@ _CUT_OFF: Final = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachab
 
 
 # ------------------------------------------------------------------------------------------------ its folders
-
-_SHARED_MEMORY_MOUNT: Final = {"name": "shared-memory", "mountPath": "/dev/shm"}  # noqa: S108 - a volume of the pod's
 
 
 def _volumes(deployment: ModelDeployment, options: PodOptions) -> list[Object]:
@@ -276,9 +245,7 @@ def _volumes(deployment: ModelDeployment, options: PodOptions) -> list[Object]:
     ]
     if claim := _claim(deployment):
         volumes.append({"name": "model", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}})
-    if (shared := deployment.spec.shared_memory) is not None:
-        volumes.append({"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": shared.size_limit}})
-    return volumes
+    return [*volumes, *pod_sharing.volumes(deployment)]
 
 
 def _mounts(deployment: ModelDeployment) -> list[Object]:
@@ -290,9 +257,7 @@ def _mounts(deployment: ModelDeployment) -> list[Object]:
     ]
     if claim := _claim(deployment):
         mounts.append({"name": "model", "mountPath": f"{VOLUMES}/{claim}", "readOnly": True})
-    if deployment.spec.shared_memory is not None:
-        mounts.append(dict(_SHARED_MEMORY_MOUNT))
-    return mounts
+    return [*mounts, *pod_sharing.mounts(deployment)]
 
 
 def _cache(deployment: ModelDeployment, options: PodOptions) -> Object:
@@ -345,11 +310,3 @@ def _with_identity(patched: Object, ours: Object) -> Object:
     known = {toleration.get("key") for toleration in given if isinstance(toleration, Mapping)}
     missing = [toleration for toleration in _cut_off_tolerations() if toleration["key"] not in known]
     return {**patched, "metadata": metadata, "spec": {**patched["spec"], "tolerations": [*given, *missing]}}
-
-
-def _map(value: object, path: str, deployment: ModelDeployment) -> Mapping[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise PodError("InvalidSidecar", f"{path} of model {deployment.model_id} must be a map", f"correct {path}")
-    return value

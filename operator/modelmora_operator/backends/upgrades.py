@@ -7,7 +7,8 @@ from typing import Any
 from modelmora.control import Key
 from modelmora.kube import names
 from modelmora.spec import ModelDeployment
-from modelmora_operator.backends.pods import PodError, PodOptions, pod
+from modelmora_operator.backends.pod_error import PodError
+from modelmora_operator.backends.pods import PodOptions, pod
 from modelmora_operator.cluster import WorkerSpec
 from modelmora_operator.turns import next_turn
 

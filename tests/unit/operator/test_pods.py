@@ -10,7 +10,8 @@ from modelmora.control import Key
 from modelmora.kube import names
 from modelmora.spec import MeasuredResources
 from modelmora_operator.backends import pods
-from modelmora_operator.backends.pods import PodError, PodOptions
+from modelmora_operator.backends.pod_error import PodError
+from modelmora_operator.backends.pods import PodOptions
 from modelmora_operator.cluster import WorkerSpec
 from modelmora_worker.settings import read
 from tests.support.operator_values import NOW, deployment, hash_of
@@ -191,15 +192,18 @@ def test_the_runtime_is_the_deployments() -> None:
             {"resources": {"requests": {"memory": "1Gi"}}, "sharedMemory": {"sizeLimit": "512Mi"}},
             ({"memory": str(1536 * MI)}, 2048 * MI),
         ),
+        ({"sharedMemory": {"sizeLimit": "512Mi"}}, ({"memory": str(512 * MI)}, None)),
+        (
+            {"resources": {"limits": {"memory": "1Gi"}}, "sharedMemory": {"sizeLimit": "512Mi"}},
+            (None, 1536 * MI),
+        ),
     ],
 )
 def test_memory_has_a_limit_where_something_is_known(spec: Any, resources: Any) -> None:
     got = container(made(**spec))["resources"]
-    if resources:
-        requests, limit = resources
-        assert got == {"requests": requests, "limits": {"memory": str(limit)}}
-    else:
-        assert got == {}
+    requests, limit = resources or (None, None)
+    expected = {"requests": requests} if requests else {}
+    assert got == expected | ({"limits": {"memory": str(limit)}} if limit else {})
 
 
 @pytest.mark.parametrize(("measured", "limit"), [(1000 * MI, 1500 * MI), (100 * MI, 356 * MI)])
@@ -226,28 +230,6 @@ def test_whole_gpus_are_asked_of_the_scheduler() -> None:
 def test_a_shared_gpu_is_refused_rather_than_served_from_the_cpu() -> None:
     with pytest.raises(PodError, match="share a GPU"):
         made(gpu={"mode": "Shared", "memory": "1Gi"})
-
-
-def test_sidecars_share_the_memory_and_may_do_no_more_than_the_worker() -> None:
-    sidecar = {
-        "name": "app",
-        "image": "app:1",
-        "securityContext": {"runAsUser": 7},
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
-    }
-    pod = made(sidecars=[sidecar], sharedMemory={"sizeLimit": "2Gi"})
-    assert volumes(pod)["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "2Gi"}
-    for name in ("worker", "app"):
-        assert mounts(pod, name)["/dev/shm"] == "shared-memory"
-    context = container(pod, "app")["securityContext"]
-    assert context == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsUser": 7}
-
-
-@pytest.mark.parametrize("sidecar", [{"name": "worker"}, {"name": "app", "securityContext": 3}])
-def test_a_sidecar_that_cannot_be_is_refused(sidecar: Any) -> None:
-    with pytest.raises(PodError) as caught:
-        made(sidecars=[{"image": "app:1", **sidecar}])
-    assert caught.value.reason == "InvalidSidecar"
 
 
 def test_a_template_is_laid_over_it() -> None:

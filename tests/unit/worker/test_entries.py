@@ -23,6 +23,7 @@ from modelmora_worker.engines import EngineContext, EngineInput
 from modelmora_worker.entries import EntryQueue
 from modelmora_worker.entry import Done, Entry
 from modelmora_worker.responses import Writer
+from tests.support.waiting import eventually
 
 DEADLINE_S = 10.0
 CRITICAL, HIGH, NORMAL, LOW = Priority
@@ -63,7 +64,11 @@ class Router:
     messages: list[list[int]] = field(default_factory=list)
     answers: dict[int, worker_pb2.EntryResult] = field(default_factory=dict)
     twice: list[int] = field(default_factory=list)
+    left_ids: list[int] = field(default_factory=list)
     heard: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def left(self, entry: Entry) -> None:
+        self.left_ids.append(entry.sent_id)
 
     def written(self, done: Sequence[Done]) -> list[bytes]:
         return Writer("m", 2**20).write(done)
@@ -123,6 +128,23 @@ async def test_entries_of_several_routers_share_a_batch_and_each_hears_of_its_ow
     assert engine.batches == [["first"], ["a1", "a2", "b1", "b2"]]
     assert a.messages == [[0], [1, 2]]
     assert b.messages == [[1, 2]]
+
+
+async def test_the_owner_hears_once_of_each_that_the_engine_has_done_with_also_if_nobody_waits_for_it() -> None:
+    engine, a = Gated(), Router("a")
+    async with running(engine) as queue:
+        first = a.entry(0, text="first")
+        queue.submit([first])
+        assert await asyncio.to_thread(engine.started.acquire, timeout=DEADLINE_S)
+        waits, wanted = a.entry(1), a.entry(2)
+        queue.submit([waits, wanted])
+        queue.cancel([first, waits, waits])
+        assert a.left_ids == [1]
+        engine.may_run.release(2)
+        await a.until(1)
+        await queue.drained()
+        await eventually(lambda: len(a.left_ids) == 3, what="the last to leave")
+    assert a.left_ids == [1, 0, 2]
 
 
 @pytest.mark.req("REQ-OBS-001h")

@@ -54,7 +54,9 @@ def test_a_refusal_says_what_is_needed_what_there_is_who_has_it_and_what_to_do()
     assert error.context.model_id == "big"
     assert "close handles" in error.context.remedy
     assert "raise memory_limit_bytes" in refusal("big", 500 * MB, room, models).context.remedy
-    assert "the machine" in refusal("big", 950 * MB, Room(free_bytes=900 * MB), []).context.remedy
+    full = refusal("big", 95_000 * MB, Room(free_bytes=24_105 * MB), [])
+    assert "needs 95000 MB and 24105 MB are free: no limit is set, the machine has 24105 MB free" in full.message
+    assert "the machine" in full.context.remedy
 
 
 def test_a_refusal_names_no_more_than_the_largest_five() -> None:

@@ -94,8 +94,9 @@ async def test_cancelling_one_who_waits_does_not_cancel_the_load(registry: Model
     assert references(registry, "a") == 1
 
 
-async def test_a_coroutine_goes_on_when_the_caller_who_began_it_is_cancelled(registry: ModelRegistry) -> None:
-    go_on = asyncio.Event()
+async def test_a_coroutine_goes_on_when_the_caller_who_began_it_is_cancelled() -> None:
+    world, go_on = World(), asyncio.Event()
+    registry = world.registry()
 
     async def load() -> Model:
         await go_on.wait()
@@ -109,6 +110,9 @@ async def test_a_coroutine_goes_on_when_the_caller_who_began_it_is_cancelled(reg
     go_on.set()
     await eventually(lambda: keys(registry) == ["a"], what="the load to end")
     assert references(registry, "a") == 0
+    world.clock.go(29)
+    registry.sweep()
+    assert keys(registry) == []  # nobody wanted it any more, and nobody came
 
 
 @pytest.mark.req("EDGE-2")
@@ -198,6 +202,32 @@ def test_a_loop_that_ends_fails_what_was_being_loaded_on_it(registry: ModelRegis
     asyncio.run(eventually(lambda: registry.statistics().failures == 1, what="the load to fail"))
     with registry.get_or_load("a", Model) as handle:
         assert isinstance(handle.model, Model)
+
+
+async def test_a_coroutine_whose_load_fails_before_it_begins_is_never_called() -> None:
+    world, called = World(), []
+    registry = world.registry(limit_bytes=100, timeout_s=0.01)
+    go_on, leaving = threading.Event(), threading.Event()
+
+    def slowly(_: Model) -> None:
+        leaving.set()
+        assert go_on.wait(DEADLINE_S)
+
+    async def load() -> Model:
+        called.append("called")
+        return Model()
+
+    registry.get_or_load("old", world.loader("old"), size_bytes=100, unload=slowly).close()
+    with ThreadPoolExecutor(1) as pool:
+        evicted = pool.submit(registry.evict, "old")
+        assert leaving.wait(DEADLINE_S)
+        with pytest.raises(DeadlineExceeded):
+            await registry.aget_or_load("new", load)
+        await eventually(lambda: registry.statistics().failures == 1, what="the load to fail")
+        go_on.set()
+        assert evicted.result(DEADLINE_S) == 1
+    await eventually(lambda: len(asyncio.all_tasks()) == 1, what="the task of the coroutine to end")
+    assert called == []
 
 
 async def test_a_model_that_is_leaving_is_loaded_again_only_when_it_has_left(registry: ModelRegistry) -> None:

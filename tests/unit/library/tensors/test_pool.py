@@ -8,7 +8,7 @@ import pytest
 
 from modelmora.errors import PeerGone, QuotaExceeded
 from modelmora.tensors.looks import behind
-from modelmora.tensors.memory import PAGE_BYTES
+from modelmora.tensors.mappings import PAGE_BYTES
 from modelmora.tensors.pool import Arena, Place, Pool, Quota, to_close
 
 MB = 2**20

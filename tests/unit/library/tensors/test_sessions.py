@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from modelmora.errors import InvalidRequest, MalformedRequest, PeerGone, QuotaExceeded
-from modelmora.tensors import Quota, Session, SharedTensor, memory
+from modelmora.tensors import Quota, Session, SharedTensor, mappings, memory
 from modelmora.tensors.lending import MAX_HANDED
 from modelmora.v1.sessions_pb2 import ArenaOpened, Lend, Message, OpenArena
 from modelmora.v1.types_pb2 import DATA_TYPE_UINT8, Region, SharedMemory, Tensor
@@ -92,7 +92,7 @@ def test_pytorch_sees_the_memory_itself(dtype: Any) -> None:
         mine.send(np.arange(6).reshape(2, 3).astype(dtype))
         got = theirs.receive(DEADLINE_S)
         seen = torch.from_dlpack(got)
-        assert seen.data_ptr() == memory.address(got.numpy())
+        assert seen.data_ptr() == mappings.address(got.numpy())
         assert tuple(seen.shape) == (2, 3)
         if dtype is ml_dtypes.bfloat16:
             assert seen.view(torch.bfloat16)[1, 2] == 5
@@ -186,39 +186,45 @@ def lent(mine: Session, array: np.ndarray[Any, Any]) -> tuple[Tensor, int]:
 def test_what_is_lent_with_a_request_is_back_with_its_answer() -> None:
     with sessions() as (mine, theirs):
         message, lease = lent(mine, np.arange(5))
-        assert theirs.view(message, lease).sum() == 10
+        theirs.borrow(lease)
+        assert theirs.view(message).sum() == 10
         mine.give_back(lease)
         assert mine.lent == 0
+        theirs.done(lease)
+        assert theirs.borrowed == 0
 
 
-def test_what_is_revoked_is_back_after_the_last_look() -> None:
+def test_what_is_revoked_is_back_when_the_request_is_done_with_it() -> None:
     with sessions() as (mine, theirs):
         message, lease = lent(mine, np.arange(5))
-        array = theirs.view(message, lease)
+        theirs.borrow(lease)
+        array = theirs.view(message)
         mine.revoke(lease)
-        until(lambda: not looks(theirs, message, lease))
+        until(lambda: not borrows(theirs, lease))
         with pytest.raises(InvalidRequest, match="revoked"):
-            theirs.view(message, lease)
+            theirs.borrow(lease)
         assert mine.lent == 1
-        del array
+        assert array.sum() == 10
+        theirs.done(lease)
         until(lambda: mine.lent == 0)
 
 
-def looks(session: Session, message: Tensor, lease: int) -> bool:
+def borrows(session: Session, lease: int) -> bool:
     try:
-        session.view(message, lease)
+        session.borrow(lease)
     except InvalidRequest:
         return False
+    session.done(lease)
     return True
 
 
-def test_what_was_never_looked_at_is_back_at_once() -> None:
+def test_what_was_never_used_is_back_at_once() -> None:
     with sessions() as (mine, theirs):
-        message, lease = lent(mine, np.arange(5))
+        _, lease = lent(mine, np.arange(5))
         mine.revoke(lease)
         until(lambda: mine.lent == 0)
         with pytest.raises(InvalidRequest):
-            theirs.view(message, lease)
+            theirs.borrow(lease)
 
 
 def test_the_other_side_writes_where_it_is_asked_to() -> None:
@@ -242,9 +248,9 @@ def test_the_other_side_writes_where_it_is_asked_to() -> None:
 @pytest.mark.req("FR-014")
 def test_a_handle_is_worth_nothing_in_another_session() -> None:
     with sessions() as (mine, _), sessions() as (_, other):
-        message, lease = lent(mine, np.arange(5))
+        message, _ = lent(mine, np.arange(5))
         with pytest.raises(InvalidRequest, match="no arena 1"):
-            other.view(message, lease)
+            other.view(message)
 
 
 def file_of(size: int, *, sealed: bool) -> int:
