@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from modelmora.cli.settings import ClientSettings, ServeSettings
+from modelmora.tensors.settings import SharedMemorySettings
 from modelmora_operator.cluster_settings import KubernetesOperatorSettings
 from modelmora_operator.settings import OperatorSettings
 from modelmora_router.settings import ClusterSettings, RouterSettings, TracingSettings
@@ -22,6 +23,7 @@ The programs of a cluster are set by their environment alone, which the chart wr
 PROGRAMS: tuple[tuple[str, tuple[type[BaseSettings], ...]], ...] = (
     ("`modelmora serve`", (ServeSettings, RouterSettings, OperatorSettings)),
     ("The other commands", (ClientSettings,)),
+    ("Shared memory, in whatever process makes it", (SharedMemorySettings,)),
     ("The router in a cluster", (RouterSettings, ClusterSettings)),
     ("The router's spans, wherever it runs", (TracingSettings,)),
     ("The operator in a cluster", (KubernetesOperatorSettings,)),

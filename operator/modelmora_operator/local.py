@@ -10,6 +10,7 @@ from modelmora.control import Key
 from modelmora.control.local import LocalControl
 from modelmora.errors import InvalidManifest
 from modelmora.spec import ModelDeployment
+from modelmora_operator.backends import client_sockets
 from modelmora_operator.backends.forkserver import WarmParent
 from modelmora_operator.backends.launching import FreshLauncher, Launcher, WarmLauncher, WorkerProgram
 from modelmora_operator.backends.local_routes import LocalRoutes
@@ -47,7 +48,7 @@ async def run(  # noqa: PLR0913 - the wiring of a program
 
     Raises:
         AlreadyRunning: another server uses the state directory.
-        InvalidSettings: the state directory cannot be used.
+        InvalidSettings: the state directory, or that of the sockets, cannot be used.
         InvalidManifest: there are manifests, but none that can be used.
     """
     with StateFolder(settings.state_dir) as folder:
@@ -55,7 +56,8 @@ async def run(  # noqa: PLR0913 - the wiring of a program
         await store.read()
         _refuse_if_nothing_is_good(store)
         launcher = _launcher(settings, program or WorkerProgram(), environment, folder)
-        options = WorkerOptions(settings.cache_dir, settings.drain_timeout_s, worker_options or {})
+        sockets = client_sockets.made(settings.sockets)
+        options = WorkerOptions(settings.cache_dir, settings.drain_timeout_s, sockets, worker_options or {})
         sharing = settings.policy.sharing is not None
         cluster = ProcessCluster(control, folder=folder, launcher=launcher, options=options, sharing=sharing)
         routes = LocalRoutes(control)

@@ -1,7 +1,7 @@
 """The operator's settings: default < environment < what the caller passes. Seconds unless the name says otherwise."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -10,6 +10,7 @@ from modelmora_operator.backoff import Backoff
 from modelmora_operator.plan import Policy
 from modelmora_operator.sharing import Rules
 
+CLIENT_SOCKETS: Final = "sockets"  # in the state directory
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -24,6 +25,8 @@ class OperatorSettings(BaseSettings):
     """Sockets, logs and the lock of this server; two servers never share one."""
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "modelmora")
     """Fetched models."""
+    socket_dir: Path | None = None
+    """Where programs of this machine find models with sharedMemory: NAMESPACE.NAME.sock; default: sockets in state_dir."""
     initial_replicas: int = Field(default=0, ge=0, le=1000)
     """Workers of a new spec before anybody asks, for deployments that do not say."""
     drain_timeout_s: Seconds = 30.0
@@ -48,6 +51,11 @@ class OperatorSettings(BaseSettings):
     """What has waited so long counts as one priority more urgent, and so on up to HIGH; 0: never."""
     warm_parent: bool = True
     """Workers are forked from a process that has imported the libraries; off: each starts from nothing."""
+
+    @property
+    def sockets(self) -> Path:
+        """The folder where programs look for models."""
+        return self.socket_dir or self.state_dir / CLIENT_SOCKETS
 
     @property
     def policy(self) -> Policy:

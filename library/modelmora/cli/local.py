@@ -119,7 +119,7 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> 
             )
             tasks.create_task(operating, name="operator")
             await deployments_known.wait()
-            announced = Announcement(settings.operator.state_dir, control, ask, tasks)
+            announced = Announcement(settings.operator, control, ask, tasks)
             with announced:
                 await router.run(
                     settings.router,

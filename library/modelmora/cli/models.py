@@ -7,6 +7,7 @@ import typer
 
 from modelmora.cli.connection import AsJson, Namespace, Server, connect
 from modelmora.cli.output import age, show_json, show_table
+from modelmora.cli.system import show_system
 from modelmora.client import Model
 from modelmora.client.messages import Condition
 
@@ -34,13 +35,19 @@ def list_models(
 
 
 def info(
-    model_id: Annotated[str, typer.Argument(help="The id, or id@version.")],
+    model_id: Annotated[str, typer.Argument(help="The id, or id@version.")] = "",
     *,
+    system: Annotated[bool, typer.Option("--system", help="Of this machine instead: what it has.")] = False,
     server: Server = None,
     namespace: Namespace = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show everything about one model. Exit code 1 if there is none."""
+    """Show everything about one model, or about this machine. Exit code 1 if there is no such model."""
+    if bool(model_id) is system:
+        raise typer.BadParameter("name a model, or ask for --system")
+    if system:
+        show_system(as_json=as_json)
+        return
     with connect(server, namespace) as client:
         model = client.get_model(model_id)
     if as_json:

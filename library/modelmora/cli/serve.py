@@ -29,6 +29,10 @@ def serve(  # noqa: PLR0913 - the options of the command
     rest_port: Annotated[int | None, typer.Option(help="REST [default: 8080]; 0 = any free port")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="gRPC [default: 9000]; 0 = any free port")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Lock and sockets [default: ~/.local/state/modelmora]")] = None,
+    socket_dir: Annotated[
+        Path | None,
+        typer.Option(help="Where programs find models with sharedMemory [default: sockets in the state directory]"),
+    ] = None,
     cache_dir: Annotated[Path | None, typer.Option(help="Fetched models [default: ~/.cache/modelmora]")] = None,
     drain_timeout_s: Annotated[
         float | None, typer.Option("--drain-timeout-s", help="Seconds that running requests may take at the end.")
@@ -56,6 +60,7 @@ def serve(  # noqa: PLR0913 - the options of the command
         "rest_port": rest_port,
         "grpc_port": grpc_port,
         "state_dir": state_dir,
+        "socket_dir": socket_dir,
         "cache_dir": cache_dir,
         "drain_timeout_s": drain_timeout_s,
         "max_workers": max_workers,

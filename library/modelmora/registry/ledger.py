@@ -5,12 +5,12 @@ one of three tables: it is being loaded, it is ready, or it is leaving. Whoever 
 on, so that what it waits for cannot leave before it wakes.
 
 The garbage collector gives handles back at any moment and in any thread, perhaps in one that has this lock. So it puts
-them into a queue, which needs none, and they are counted before anything is decided or shown.
+them into a queue that needs none, and they are counted before anything is decided or shown.
 """
 
 import math
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from queue import Empty, SimpleQueue
@@ -35,7 +35,8 @@ class Ledger:
         self._loading: dict[Hashable, Entry] = {}
         self._leaving: dict[Hashable, Entry] = {}
         self._sizes: OrderedDict[Hashable, int] = OrderedDict()  # when last loaded
-        self._returned: SimpleQueue[Entry | None] = SimpleQueue()
+        self._returned: deque[Entry] = deque()
+        self._wakes: SimpleQueue[None] = SimpleQueue()  # not in one queue: whoever settles would take them, too
         self._policy = policy
         self._limit_bytes = limit_bytes
         self._clock = clock
@@ -65,7 +66,8 @@ class Ledger:
 
     def give_back(self, entry: Entry) -> None:
         """As `release`, a little later: without the lock, for the garbage collector."""
-        self._returned.put(entry)
+        self._returned.append(entry)
+        self.wake()
 
     def _release(self, entry: Entry) -> bool:
         entry.references -= 1
@@ -77,26 +79,21 @@ class Ledger:
         return sooner
 
     def _settle(self) -> None:
-        while True:
-            try:
-                entry = self._returned.get_nowait()
-            except Empty:
-                return
-            if entry is not None:
-                self._release(entry)
-
-    def wait(self, timeout_s: float) -> None:
-        """Until a handle is given back, or somebody calls `wake`."""
-        try:
-            entry = self._returned.get(timeout=timeout_s)
-        except Empty:
-            return
-        if entry is not None:
-            self.release(entry)
+        while self._returned:
+            self._release(self._returned.popleft())
 
     def wake(self) -> None:
-        """Ends a `wait`."""
-        self._returned.put(None)
+        """Ends a `wait`, the next one if nobody waits. May be called from a finalizer."""
+        if self._wakes.empty():
+            self._wakes.put(None)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Until somebody calls `wake`, or gave a handle back since the last time; whether that was so."""
+        try:
+            self._wakes.get(timeout=timeout_s)
+        except Empty:
+            return False
+        return True
 
     # ------------------------------------------------------------------------------------------------ loads
 
@@ -269,8 +266,7 @@ class Ledger:
     def after_fork(self) -> None:
         """In the child, forked while the lock was held: what other threads load or unload, nobody does here."""
         self.lock = threading.Lock()
-        self._settle()
-        self._returned = SimpleQueue()
+        self._wakes = SimpleQueue()
         for table in (self._loading, self._leaving):
             for entry in [entry for entry in table.values() if entry.thread != threading.get_ident()]:
                 del table[entry.key]

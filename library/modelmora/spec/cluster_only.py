@@ -12,7 +12,6 @@ FIELDS = (
     "spec.runtime.envFrom",
     "spec.resources",
     "spec.gpu",
-    "spec.sharedMemory",
     "spec.sidecars",
     "spec.cache.claimName",
     "spec.cache.sizeLimit",

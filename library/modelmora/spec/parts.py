@@ -263,10 +263,10 @@ class Rollout(Part):
 
 
 class SharedMemory(Part):
-    """Zero-copy hand-over of tensors between sidecars and the worker."""
+    """Zero-copy hand-over of tensors between the worker and the programs beside it."""
 
     size_limit: Quantity = "1Gi"
-    """Of all sessions together; counts in the pod's memory."""
+    """Of all sessions together: a volume in memory, counted in the pod's. On one machine only sessionQuota counts."""
     session_quota: Quantity = "256Mi"
     """Of one session."""
 
@@ -342,9 +342,9 @@ class ModelDeploymentSpec(Part):
     rollout: Rollout = Rollout()
     """Replacing what runs."""
     shared_memory: SharedMemory | None = None
-    """Zero-copy hand-over of tensors; absent: off. Only in a cluster."""
+    """Zero-copy hand-over of tensors to and from programs on the worker's machine, or in its pod; absent: off."""
     sidecars: Annotated[tuple[Container, ...], Field(max_length=16)] = ()
-    """Containers of yours in the worker's pod that share its memory and its socket. Only in a cluster."""
+    """Containers of yours in the worker's pod; they call at its socket, and share memory with it if that is on. Only in a cluster."""
     health: Health = Health()
     """The test inference."""
     cache: Cache = Cache()

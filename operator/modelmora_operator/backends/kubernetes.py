@@ -24,8 +24,8 @@ from modelmora_operator.backends.announcements import Announcements
 from modelmora_operator.backends.demands import AskedLoads, Waits
 from modelmora_operator.backends.failure_memory import FailureMemory
 from modelmora_operator.backends.past_failures import told_before
-from modelmora_operator.backends.pod_status import Sight
 from modelmora_operator.backends.pod_error import PodError
+from modelmora_operator.backends.pod_status import Sight
 from modelmora_operator.backends.pods import PodOptions, pod
 from modelmora_operator.backends.status_streams import StatusStreams
 from modelmora_operator.backends.stored_deployments import Unreadable

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from modelmora.errors import AlreadyRunning, InvalidSettings
+from modelmora_operator.settings import CLIENT_SOCKETS
 
 _LONGEST_SOCKET_PATH: Final = 107  # sun_path without its terminating zero
 _LONGEST_NAME: Final = 24  # "/a1b2-12345.s", or the fork server's "/listener-xxxxxxxx"
@@ -63,6 +64,7 @@ class StateFolder:
         self._lock: int | None = None
         self.sockets = Path()
         self.preferred_sockets = self._path / "run"
+        self.client_sockets = self._path / CLIENT_SOCKETS  # where programs look for them if no other folder is set
 
     def __enter__(self) -> Self:
         """Raises:
@@ -114,6 +116,7 @@ class StateFolder:
             shutil.rmtree(self._note.read_text(encoding="utf-8"), ignore_errors=True)
             self._note.unlink()
         shutil.rmtree(self.preferred_sockets, ignore_errors=True)
+        shutil.rmtree(self.client_sockets, ignore_errors=True)
         shutil.rmtree(self._path / "workers", ignore_errors=True)
 
     @property

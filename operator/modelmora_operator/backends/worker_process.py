@@ -17,8 +17,10 @@ from typing import Final
 
 import structlog
 
+from modelmora.errors import InvalidSettings
+from modelmora.spec import quantity_value
 from modelmora.v1 import worker_pb2
-from modelmora_operator.backends import status_streams, worker_reports
+from modelmora_operator.backends import client_sockets, status_streams, worker_reports
 from modelmora_operator.backends.children import Child
 from modelmora_operator.backends.launching import Launch, Launcher
 from modelmora_operator.backends.state_folder import WorkerPlace
@@ -39,6 +41,7 @@ class WorkerOptions:
 
     cache_dir: Path
     drain_timeout_s: float = 30.0
+    socket_dir: Path | None = None  # for the workers that share memory; None: they do not
     more: Mapping[str, str] = field(default_factory=dict)  # further settings of the worker, by their names there
 
 
@@ -119,6 +122,8 @@ class WorkerProcess:
     async def _try_to_launch(self) -> Child | Failure:
         try:
             return await self._launcher.launch(self._launch())
+        except InvalidSettings as error:
+            return Failure("spawn", type(error).__name__, error.message, error.context.remedy)
         except OSError as error:
             message = f"no process could be started for the worker {self.spec.worker_id}: {error}"
             return Failure("spawn", "SpawnFailed", message, "free memory or processes on this machine")
@@ -137,9 +142,18 @@ class WorkerProcess:
             "started_at": self.observed.started_at,
             "exit_with_parent": True,
             "parent_pid": os.getpid(),
+            **self._sharing(),
         }
         environment = {env.name: env.value for env in deployment.spec.runtime.env if env.value is not None}
         return Launch(json.dumps(settings), self._place.settings_file, environment)
+
+    def _sharing(self) -> dict[str, str | int]:
+        """Of a model that shares memory: where its callers are to find it, and what they may have."""
+        shared, folder = self.spec.deployment.spec.shared_memory, self._options.socket_dir
+        if shared is None or folder is None:
+            return {}
+        path = client_sockets.usable_path_of(folder, self.spec.key)
+        return {"client_socket": str(path), "session_quota_bytes": int(quantity_value(shared.session_quota))}
 
     # -------------------------------------------------------------------------------------------- while it lives
 

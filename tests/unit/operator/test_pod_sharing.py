@@ -1,4 +1,4 @@
-"""A worker's pod with containers beside it: how they find it, what they share with it, and what they cannot do to it."""
+"""A worker's pod with containers beside it: how they find it, what they share, and what they cannot do to it."""
 
 import json
 from typing import Any

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from modelmora.errors import InsufficientMemory, ModelBusy, ModelNotFound
-from modelmora.registry import POLICIES, ModelHandle, ModelRegistry, Policy
-from tests.support.registries import DEADLINE_S, Model, World
+from modelmora.registry import LRU, POLICIES, ModelHandle, ModelRegistry, Policy
+from modelmora.registry.ledger import Ledger
+from tests.support.registries import DEADLINE_S, Clock, Model, World
 
 LIMIT = 100
 IDLE_S = 20.0
@@ -243,3 +244,18 @@ def test_a_handle_that_the_collector_drops_inside_of_the_lock_stops_nothing() ->
     finally:
         gc.enable()
     assert {model.key: model.references for model in registry.list_models()} == {"dropped": 0, "new": 0}
+
+
+def test_who_settles_does_not_take_away_what_wakes_the_keeper() -> None:
+    """Else a model that was dropped would wait for ever, if somebody asked for the statistics at the wrong moment."""
+    ledger = Ledger(LRU, None, Clock())
+    entry = ledger.claim("a", None, None, None).entry
+    ledger.loaded(entry, Model(), {})
+    ledger.give_back(entry)
+    assert ledger.statistics().references == 0
+    assert ledger.wait(0)
+    assert not ledger.wait(0)
+    for _ in range(3):
+        ledger.wake()
+    assert ledger.entries()
+    assert [ledger.wait(0), ledger.wait(0)] == [True, False]
