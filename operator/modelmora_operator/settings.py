@@ -26,7 +26,7 @@ class OperatorSettings(BaseSettings):
     cache_dir: Path = Field(default_factory=lambda: Path.home() / ".cache" / "modelmora")
     """Fetched models."""
     socket_dir: Path | None = None
-    """Where programs of this machine find models with sharedMemory: NAMESPACE.NAME.sock; default: sockets in state_dir."""
+    """Where programs find models with sharedMemory, each at NAMESPACE.NAME.sock; default: sockets in state_dir."""
     initial_replicas: int = Field(default=0, ge=0, le=1000)
     """Workers of a new spec before anybody asks, for deployments that do not say."""
     drain_timeout_s: Seconds = 30.0

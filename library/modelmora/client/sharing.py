@@ -95,6 +95,8 @@ class Sharing:
             return self._lent(model_id, arrays)
         except ModelMoraError as error:
             counters.count_fallback(error.code)
+            for array in arrays:
+                counters.count_sent("bytes", array.nbytes)
             return None
 
     def _lent(self, model_id: str, arrays: list[np.ndarray[Any, Any]]) -> Loan:

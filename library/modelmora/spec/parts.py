@@ -344,7 +344,7 @@ class ModelDeploymentSpec(Part):
     shared_memory: SharedMemory | None = None
     """Zero-copy hand-over of tensors to and from programs on the worker's machine, or in its pod; absent: off."""
     sidecars: Annotated[tuple[Container, ...], Field(max_length=16)] = ()
-    """Containers of yours in the worker's pod; they call at its socket, and share memory with it if that is on. Only in a cluster."""
+    """Containers of yours in the worker's pod that call at its socket, and share its memory. Only in a cluster."""
     health: Health = Health()
     """The test inference."""
     cache: Cache = Cache()
