@@ -1,6 +1,7 @@
-"""Asks a router, over gRPC and REST, for what is wrong in every way. Usage: python -m tools.fuzz [--cases N] [--seed N]
+"""Asks for what is wrong in every way. Usage: python -m tools.fuzz [--cases N] [--seed N]
 
-The router and its worker run in this process, the caller in a thread. Ends with the smallest request that was
+Over gRPC and REST a router, which runs in this process with its worker, the caller in a thread; over the socket of
+shared memory a process of its own. Ends with the smallest request that was
 answered wrong, or with the number of those that were answered right; the router has to answer a good one then.
 """
 
@@ -17,6 +18,7 @@ from tests.support import fuzzing
 from tests.support.fake_worker import fake_worker
 from tests.support.fuzzing import Fuzz, over_grpc, over_rest, shares, steady
 from tests.support.routing import Router, request, running_router
+from tests.support.tensor_fuzzing import sessions
 
 
 def main() -> None:
@@ -55,13 +57,14 @@ async def _through_all_doors(router: Router, cases: int, first_seed: int) -> int
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns) as progress, grpc.insecure_channel(f"{host}:{bound.grpc_port}") as channel:
         rest = await asyncio.to_thread(over_rest, f"http://{host}:{bound.rest_port}")
-        doors = [over_grpc(channel), rest]
-        return sum(
-            [
-                await asyncio.to_thread(_run, door, share, first_seed, progress)
-                for door, share in zip(doors, shares(cases, len(doors)), strict=True)
-            ]
-        )
+        with sessions() as shared_memory:
+            doors = [over_grpc(channel), rest, shared_memory]
+            return sum(
+                [
+                    await asyncio.to_thread(_run, door, share, first_seed, progress)
+                    for door, share in zip(doors, shares(cases, len(doors)), strict=True)
+                ]
+            )
 
 
 def _run(door: Fuzz, cases: int, first_seed: int, progress: Progress) -> int:

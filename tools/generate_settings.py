@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from modelmora.cli.settings import ClientSettings, ServeSettings
+from modelmora.client.settings import Surroundings
 from modelmora.tensors.settings import SharedMemorySettings
 from modelmora_operator.cluster_settings import KubernetesOperatorSettings
 from modelmora_operator.settings import OperatorSettings
@@ -23,6 +24,7 @@ The programs of a cluster are set by their environment alone, which the chart wr
 PROGRAMS: tuple[tuple[str, tuple[type[BaseSettings], ...]], ...] = (
     ("`modelmora serve`", (ServeSettings, RouterSettings, OperatorSettings)),
     ("The other commands", (ClientSettings,)),
+    ("`modelmora.Client` without a target", (Surroundings,)),
     ("Shared memory, in whatever process makes it", (SharedMemorySettings,)),
     ("The router in a cluster", (RouterSettings, ClusterSettings)),
     ("The router's spans, wherever it runs", (TracingSettings,)),

@@ -89,6 +89,9 @@ class ObservedWorker:
     failed_at: float | None = None  # since when it is held back after its failure; None: it is not, or nobody can tell
     superseded: bool = False  # made with an older default image, and it is this deployment's turn to be rolled
     requests: Mapping[str, float] = field(default_factory=dict)  # of the scheduler, by the name of the resource
+    direct_load: float = 0.0  # requests of callers at its own socket, waiting and running, averaged over seconds
+    direct_requests: int = 0  # of them, until now
+    direct_used_at: float | None = None  # when one of them was last seen; None: never
     no_room: bool = False  # the scheduler finds no node with enough left of what it requests
 
     @property

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from modelmora.spec import ModelDeployment, ModelDeploymentStatus
-from modelmora_operator import failures, replicas, rollout, room
+from modelmora_operator import direct_use, failures, replicas, rollout, room
 from modelmora_operator.backoff import Backoff
 from modelmora_operator.cluster import Recommendation, Snapshot, WorkerSpec
 from modelmora_operator.conditions import Facts
@@ -43,7 +43,9 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
     if deployment is None:
         every = tuple(worker.worker_id for worker in snapshot.workers if not worker.terminating)
         return Plan(stop=every, contender=Contender(snapshot.key, 0, ending=len(snapshot.workers)))
-    hashed = spec_hash(deployment.spec)
+    direct_lasts_s = direct_use.lasts_s(snapshot.workers, deployment.spec, now)
+    demand = direct_use.together(snapshot.demand, snapshot.workers, deployment.spec, now)
+    snapshot, hashed = replace(snapshot, demand=demand), spec_hash(deployment.spec)
     older = older_twin(deployment, snapshot.twins)
     wish = replicas.NOBODY if older or deployment.spec.suspend else _wish(snapshot, deployment, hashed, now, policy)
     retry_at = _retry_at(snapshot, hashed, policy)
@@ -66,7 +68,7 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
         start=start,
         stop=steps.surplus,
         status=status_of(facts, now),
-        requeue_after_s=_soonest(*facts.waits_s, wish.recheck_after_s, _share_lasts_s(snapshot, now)),
+        requeue_after_s=_soonest(*facts.waits_s, wish.recheck_after_s, _share_lasts_s(snapshot, now), direct_lasts_s),
         recommendations=wish.recommendations,
         contender=room.contender_of(snapshot, deployment, turn, now) if policy.sharing else None,
     )

@@ -30,6 +30,7 @@ from modelmora.v1 import inference_pb2, inference_pb2_grpc
 from modelmora.v1.types_pb2 import InferenceRequest, InferenceResponse, Timing
 from modelmora.wire import values
 from modelmora.wire.status import abbreviated, to_rpc
+from modelmora_worker.direct_use import DirectMeter
 from modelmora_worker.entries import EntryQueue
 from modelmora_worker.entry import Done, Entry
 from modelmora_worker.responses import written
@@ -79,11 +80,13 @@ class _Call:
 class DirectService(inference_pb2_grpc.InferenceServiceServicer):
     """See inference.proto."""
 
-    def __init__(self, *, queue: EntryQueue, deployment: ModelDeployment, sessions: Listener | None) -> None:
+    def __init__(
+        self, *, queue: EntryQueue, deployment: ModelDeployment, sessions: Listener | None, meter: DirectMeter
+    ) -> None:
         self._queue = queue
         self._deployment = deployment
         self._sessions = sessions
-        self.last_used_at: float | None = None  # Unix time
+        self._meter = meter
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """As generated, but for Infer: what it answers are bytes already."""
@@ -96,7 +99,8 @@ class DirectService(inference_pb2_grpc.InferenceServiceServicer):
     async def Infer(self, request: InferenceRequest, context: _Context) -> bytes:  # type: ignore[override]  # noqa: N802 - the name in the protocol
         request_id = request.request_id or uuid4().hex
         try:
-            return await self._infer(request, context, request_id)
+            with self._meter.call():
+                return await self._infer(request, context, request_id)
         except ModelMoraError as error:
             failure = error
         except Exception:  # noqa: BLE001 - the request's top
@@ -111,7 +115,7 @@ class DirectService(inference_pb2_grpc.InferenceServiceServicer):
         await _abort(context, _of_routers("a stream of requests"), model_id="", request_id="")
 
     async def _infer(self, request: InferenceRequest, context: _Context, request_id: str) -> bytes:
-        received_at, self.last_used_at = time.monotonic(), time.time()
+        received_at = time.monotonic()
         self._check(request)
         limit_s = _limit_s(request, context)
         entry, call = self._submitted(request, request_id)

@@ -7,6 +7,7 @@ from typing import Final
 from grpc_health.v1 import health_pb2_grpc
 
 from modelmora_worker.direct import DirectService
+from modelmora_worker.direct_use import DirectMeter
 from modelmora_worker.entries import EntryQueue
 from modelmora_worker.lifecycle import Lifecycle
 from modelmora_worker.listening import listener
@@ -24,6 +25,7 @@ class DirectServer:
         self._queue = queue
         self._lifecycle = lifecycle
         path = settings.client_socket
+        self.meter = DirectMeter()
         self._meeting = None if path is None else Meeting(path, settings.client_socket_mode)
 
     @asynccontextmanager
@@ -43,7 +45,9 @@ class DirectServer:
             if sessions:
                 held.enter_context(sessions)
             server = listener(self._meeting.address, max_message_bytes=self._settings.max_message_bytes)
-            service = DirectService(queue=self._queue, deployment=self._settings.deployment, sessions=sessions)
+            service = DirectService(
+                queue=self._queue, deployment=self._settings.deployment, sessions=sessions, meter=self.meter
+            )
             service.add_to(server)
             health_pb2_grpc.add_HealthServicer_to_server(self._lifecycle.health, server)
             await server.start()

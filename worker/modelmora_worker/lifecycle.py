@@ -62,6 +62,14 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class DirectUse:
+    """Of callers at the worker's own socket: how many requests there were, and how many at a time of late."""
+
+    requests: int = 0
+    load: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerState:
     """Everything that Status tells. Times in seconds."""
 
@@ -71,6 +79,7 @@ class WorkerState:
     device: str = ""
     artifact: Artifact | None = None
     failure: Failure | None = None
+    direct: DirectUse = DirectUse()
 
     @property
     def name(self) -> str:
@@ -126,6 +135,9 @@ class Lifecycle:
         peak = max(used, self.state.memory.peak)
         self._cell.set(replace(self.state, memory=Memory(used, peak, vram)))
 
+    def used_directly(self, use: DirectUse) -> None:
+        self._cell.set(replace(self.state, direct=use))
+
 
 def to_update(state: WorkerState, *, pid: int) -> worker_pb2.StatusUpdate:
     """The state as the message of WorkerService.Status."""
@@ -137,6 +149,8 @@ def to_update(state: WorkerState, *, pid: int) -> worker_pb2.StatusUpdate:
         peak_memory_bytes=state.memory.peak,
         vram_bytes=state.memory.vram,
         device=state.device,
+        direct_load=state.direct.load,
+        direct_requests=state.direct.requests,
     )
     if state.artifact is not None:
         found = state.artifact

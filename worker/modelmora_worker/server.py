@@ -68,7 +68,7 @@ class Worker:
             life = tasks.create_task(self._live(direct), name="life")
             others = [
                 tasks.create_task(self._stopping.wished(), name="wish"),
-                tasks.create_task(self._keep_measuring(), name="memory"),
+                tasks.create_task(self._keep_measuring(direct), name="memory"),
             ]
             await asyncio.wait({life, others[0]}, return_when=asyncio.FIRST_COMPLETED)
             failure = life.result() if life.done() else None
@@ -156,9 +156,10 @@ class Worker:
             remedy=failure.remedy,
         )
 
-    async def _keep_measuring(self) -> None:
+    async def _keep_measuring(self, direct: DirectServer) -> None:
         while True:
             await self._measure()
+            self._lifecycle.used_directly(direct.meter.use())
             await asyncio.sleep(self._settings.status_interval_s)
 
     async def _measure(self) -> None:

@@ -14,7 +14,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from modelmora.client.settings import DEFAULT_TARGET
+from modelmora.client.settings import DEFAULT_TARGET, Surroundings
 from modelmora.errors import InvalidSettings
 from modelmora.telemetry import LogFormat, LogLevel
 from modelmora.tensors.settings import SharedMemorySettings
@@ -55,7 +55,7 @@ class ServeSettings(BaseSettings):
 
 def unknown_variables(environment: Iterable[str], kinds: Sequence[type[BaseSettings]]) -> list[str]:
     """Variables that look like settings of ours and are none, for example misspelt ones."""
-    every: list[type[BaseSettings]] = [ClientSettings, SharedMemorySettings, *kinds]
+    every: list[type[BaseSettings]] = [ClientSettings, Surroundings, SharedMemorySettings, *kinds]
     known = {PREFIX + name.upper() for kind in every for name in kind.model_fields}
     ours = (name for name in environment if name.startswith(PREFIX) and not name.startswith(_OF_OTHERS))
     return sorted(name for name in ours if name not in known)

@@ -7,6 +7,7 @@ from typing import Final
 from modelmora.errors import InsufficientMemory
 from modelmora.registry.policies import Candidate
 
+_GIGABYTE: Final = 10**9
 _NAMED: Final = 5  # holders that a refusal names
 
 
@@ -75,4 +76,4 @@ def _remedy(needed_bytes: int, room: Room) -> str:
 
 def megabytes(size_bytes: int) -> str:
     """For people: 1.5 MB, 24105 MB."""
-    return f"{size_bytes / 1e6:.4g} MB" if size_bytes < 1e9 else f"{size_bytes / 1e6:.0f} MB"
+    return f"{size_bytes / 1e6:{'.4g' if size_bytes < _GIGABYTE else '.0f'}} MB"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from modelmora.errors import ModelMoraError
+from modelmora.errors import InsufficientMemory, InvalidRequest, SharedMemoryUnavailable
 from modelmora.tensors import memory
 from modelmora.tensors.mappings import PAGE_BYTES
 from modelmora.tensors.settings import required
@@ -31,12 +31,16 @@ class Capabilities:
 
 
 def capabilities() -> Capabilities:
-    """Makes an arena of one page, looks at it as another process would, and drops it."""
+    """Makes an arena of one page, looks at it as another process would, and drops it.
+
+    Raises:
+        InvalidSettings: a setting that cannot be understood.
+    """
     found = gpus()
     try:
         folder = required().shared_memory_dir
         _try(folder)
-    except ModelMoraError as error:
+    except (InsufficientMemory, InvalidRequest, SharedMemoryUnavailable) as error:
         return Capabilities(shared_memory=False, backing="", why=error.message, gpus=found)
     return Capabilities(shared_memory=True, backing="tmpfs" if folder else "memfd", why="", gpus=found)
 

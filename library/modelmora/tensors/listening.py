@@ -7,6 +7,7 @@ import secrets
 import socket
 import struct
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,8 @@ class Listener:
         self.terms = terms or Terms()
         self._accepted: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
         self._begun = begun or self._accepted.put
-        self._sessions: set[Session] = set()
+        # A session that is over, and what it holds, is its users'; until then its thread keeps it.
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._greeting = threading.BoundedSemaphore(_BACKLOG)
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -95,8 +97,7 @@ class Listener:
     def sessions(self) -> list[Session]:
         """Those that are not over."""
         with self._lock:
-            self._sessions = {session for session in self._sessions if not session.over}
-            return list(self._sessions)
+            return [session for session in self._sessions if not session.over]
 
     def find(self, token: str) -> Session | None:
         """The session of that name."""
@@ -214,9 +215,9 @@ class Listener:
         """A session, if one more may be."""
         token = secrets.token_urlsafe(24)
         with self._lock:
-            self._sessions = {session for session in self._sessions if not session.over}
+            running = sum(not session.over for session in self._sessions)
             waiting = self._accepted.qsize()  # over or not, they cost memory until somebody takes them
-            if not self._closed.is_set() and max(len(self._sessions), waiting) < self.terms.sessions:
+            if not self._closed.is_set() and max(running, waiting) < self.terms.sessions:
                 session = Session(connection, token=token, quota=self.terms.quota, folder=self.terms.folder)
                 self._sessions.add(session)
                 return session

@@ -7,18 +7,20 @@ nobody has it lent.
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from modelmora.errors import ModelMoraError, QuotaExceeded, SharedMemoryUnavailable
+from modelmora.errors import InsufficientMemory, ModelMoraError, QuotaExceeded, SharedMemoryUnavailable
 from modelmora.tensors import mappings, memory, settings
 from modelmora.tensors.allocator import Allocator, rounded
 from modelmora.tensors.looks import Look
 
 SMALL_ARENA_BYTES: Final = 16 * 2**20
+_LET_GO_WITHIN_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ class Pool:
         with self._lock:
             self._ended = self._ended or error
             arenas, self._arenas = self._arenas, []
+            self._opened = self._closed = _nobody  # so that who holds the pool does not hold the session
         for arena in arenas:
             arena.close()
 
@@ -183,7 +186,7 @@ class Pool:
 
     def _open(self, size_bytes: int) -> Arena:
         chosen = settings.required()
-        fd, mapped = memory.create(size_bytes, self._folder or chosen.shared_memory_dir)
+        fd, mapped = self._created(size_bytes, self._folder or chosen.shared_memory_dir)
         self._number += 1
         arena = Arena(self._number, fd, mapped, Allocator(size_bytes))
         try:
@@ -193,6 +196,25 @@ class Pool:
             raise
         self._arenas.append(arena)
         return arena
+
+    def _created(self, size_bytes: int, folder: Path | None) -> tuple[int, mappings.Bytes]:
+        """Gives empty arenas away where memory is short; it is there once the other side has let go of them, too."""
+        try:
+            return memory.create(size_bytes, folder)
+        except InsufficientMemory:
+            empty = [arena for arena in self._arenas if arena.allocator.empty]
+            if not empty:
+                raise
+        for arena in empty:
+            self._close(arena)
+        ends_at = time.monotonic() + _LET_GO_WITHIN_S
+        while True:
+            try:
+                return memory.create(size_bytes, folder)
+            except InsufficientMemory:
+                if time.monotonic() > ends_at:
+                    raise
+                time.sleep(_LET_GO_WITHIN_S / 100)
 
     def _close(self, arena: Arena) -> None:
         self._arenas.remove(arena)
@@ -207,6 +229,10 @@ class Pool:
             field="sharedMemory.sessionQuota",
             remedy="release tensors, send smaller ones, or allow more (spec.sharedMemory.sessionQuota)",
         )
+
+
+def _nobody(_: Arena) -> None:
+    """Nobody is to hear of it."""
 
 
 def pages(size_bytes: int) -> int:

@@ -27,7 +27,7 @@ from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 from modelmora.v1 import types_pb2 as modelmora_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19modelmora/v1/worker.proto\x12\x0cmodelmora.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a\x18modelmora/v1/types.proto\"2\n\x05\x42\x61tch\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.modelmora.v1.BatchEntry\"\x91\x01\n\nBatchEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\x04\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.modelmora.v1.Priority\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\r\n\x05\x61lone\x18\x06 \x01(\x08\"\x1b\n\x06\x43\x61ncel\x12\x11\n\tentry_ids\x18\x01 \x03(\x04\"f\n\x0eProcessRequest\x12$\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.modelmora.v1.BatchH\x00\x12&\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x14.modelmora.v1.CancelH\x00\x42\x06\n\x04kind\"=\n\x0fProcessResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.modelmora.v1.EntryResult\"\x9d\x01\n\x0b\x45ntryResult\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\x04\x12\x10\n\x06output\x18\x02 \x01(\x0cH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x14\n\x0cinference_ms\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x13\n\x0b\x62\x61tch_index\x18\x06 \x01(\rB\x06\n\x04kind\"\x0f\n\rStatusRequest\"\xe6\x02\n\x0cStatusUpdate\x12(\n\x05phase\x18\x01 \x01(\x0e\x32\x19.modelmora.v1.WorkerPhase\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x43\n\rphase_seconds\x18\x03 \x03(\x0b\x32,.modelmora.v1.StatusUpdate.PhaseSecondsEntry\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x05 \x01(\x03\x12\x12\n\nvram_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12(\n\x08\x61rtifact\x18\x08 \x01(\x0b\x32\x16.modelmora.v1.Artifact\x12&\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x15.modelmora.v1.Failure\x1a\x33\n\x11PhaseSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"J\n\x08\x41rtifact\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\r\n\x05\x66iles\x18\x04 \x01(\x03\"I\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\x12\r\n\x05where\x18\x04 \x01(\t\"\'\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\" \n\rDrainResponse\x12\x0f\n\x07pending\x18\x01 \x01(\x05\"<\n\rAssignRequest\x12+\n\ndeployment\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x10\n\x0e\x41ssignResponse*\xe3\x01\n\x0bWorkerPhase\x12\x1c\n\x18WORKER_PHASE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_PHASE_STARTING\x10\x01\x12\x19\n\x15WORKER_PHASE_FETCHING\x10\x02\x12\x18\n\x14WORKER_PHASE_LOADING\x10\x03\x12\x18\n\x14WORKER_PHASE_TESTING\x10\x04\x12\x18\n\x14WORKER_PHASE_SERVING\x10\x05\x12\x19\n\x15WORKER_PHASE_DRAINING\x10\x06\x12\x17\n\x13WORKER_PHASE_FAILED\x10\x07\x32\xa7\x02\n\rWorkerService\x12J\n\x07Process\x12\x1c.modelmora.v1.ProcessRequest\x1a\x1d.modelmora.v1.ProcessResponse(\x01\x30\x01\x12\x43\n\x06Status\x12\x1b.modelmora.v1.StatusRequest\x1a\x1a.modelmora.v1.StatusUpdate0\x01\x12@\n\x05\x44rain\x12\x1a.modelmora.v1.DrainRequest\x1a\x1b.modelmora.v1.DrainResponse\x12\x43\n\x06\x41ssign\x12\x1b.modelmora.v1.AssignRequest\x1a\x1c.modelmora.v1.AssignResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19modelmora/v1/worker.proto\x12\x0cmodelmora.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x17google/rpc/status.proto\x1a\x18modelmora/v1/types.proto\"2\n\x05\x42\x61tch\x12)\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x18.modelmora.v1.BatchEntry\"\x91\x01\n\nBatchEntry\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\x04\x12\x0f\n\x07request\x18\x02 \x01(\x0c\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12(\n\x08priority\x18\x04 \x01(\x0e\x32\x16.modelmora.v1.Priority\x12\x13\n\x0btraceparent\x18\x05 \x01(\t\x12\r\n\x05\x61lone\x18\x06 \x01(\x08\"\x1b\n\x06\x43\x61ncel\x12\x11\n\tentry_ids\x18\x01 \x03(\x04\"f\n\x0eProcessRequest\x12$\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\x13.modelmora.v1.BatchH\x00\x12&\n\x06\x63\x61ncel\x18\x02 \x01(\x0b\x32\x14.modelmora.v1.CancelH\x00\x42\x06\n\x04kind\"=\n\x0fProcessResponse\x12*\n\x07results\x18\x01 \x03(\x0b\x32\x19.modelmora.v1.EntryResult\"\x9d\x01\n\x0b\x45ntryResult\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\x04\x12\x10\n\x06output\x18\x02 \x01(\x0cH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x12\x14\n\x0cinference_ms\x18\x04 \x01(\x01\x12\x12\n\nbatch_size\x18\x05 \x01(\r\x12\x13\n\x0b\x62\x61tch_index\x18\x06 \x01(\rB\x06\n\x04kind\"\x0f\n\rStatusRequest\"\x94\x03\n\x0cStatusUpdate\x12(\n\x05phase\x18\x01 \x01(\x0e\x32\x19.modelmora.v1.WorkerPhase\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x43\n\rphase_seconds\x18\x03 \x03(\x0b\x32,.modelmora.v1.StatusUpdate.PhaseSecondsEntry\x12\x14\n\x0cmemory_bytes\x18\x04 \x01(\x03\x12\x19\n\x11peak_memory_bytes\x18\x05 \x01(\x03\x12\x12\n\nvram_bytes\x18\x06 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x07 \x01(\t\x12(\n\x08\x61rtifact\x18\x08 \x01(\x0b\x32\x16.modelmora.v1.Artifact\x12&\n\x07\x66\x61ilure\x18\t \x01(\x0b\x32\x15.modelmora.v1.Failure\x12\x13\n\x0b\x64irect_load\x18\n \x01(\x01\x12\x17\n\x0f\x64irect_requests\x18\x0b \x01(\x03\x1a\x33\n\x11PhaseSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"J\n\x08\x41rtifact\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\r\n\x05\x66iles\x18\x04 \x01(\x03\"I\n\x07\x46\x61ilure\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\x12\r\n\x05where\x18\x04 \x01(\t\"\'\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\" \n\rDrainResponse\x12\x0f\n\x07pending\x18\x01 \x01(\x05\"<\n\rAssignRequest\x12+\n\ndeployment\x18\x01 \x01(\x0b\x32\x17.google.protobuf.Struct\"\x10\n\x0e\x41ssignResponse*\xe3\x01\n\x0bWorkerPhase\x12\x1c\n\x18WORKER_PHASE_UNSPECIFIED\x10\x00\x12\x19\n\x15WORKER_PHASE_STARTING\x10\x01\x12\x19\n\x15WORKER_PHASE_FETCHING\x10\x02\x12\x18\n\x14WORKER_PHASE_LOADING\x10\x03\x12\x18\n\x14WORKER_PHASE_TESTING\x10\x04\x12\x18\n\x14WORKER_PHASE_SERVING\x10\x05\x12\x19\n\x15WORKER_PHASE_DRAINING\x10\x06\x12\x17\n\x13WORKER_PHASE_FAILED\x10\x07\x32\xa7\x02\n\rWorkerService\x12J\n\x07Process\x12\x1c.modelmora.v1.ProcessRequest\x1a\x1d.modelmora.v1.ProcessResponse(\x01\x30\x01\x12\x43\n\x06Status\x12\x1b.modelmora.v1.StatusRequest\x1a\x1a.modelmora.v1.StatusUpdate0\x01\x12@\n\x05\x44rain\x12\x1a.modelmora.v1.DrainRequest\x1a\x1b.modelmora.v1.DrainResponse\x12\x43\n\x06\x41ssign\x12\x1b.modelmora.v1.AssignRequest\x1a\x1c.modelmora.v1.AssignResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_STATUSUPDATE_PHASESECONDSENTRY']._loaded_options = None
   _globals['_STATUSUPDATE_PHASESECONDSENTRY']._serialized_options = b'8\001'
-  _globals['_WORKERPHASE']._serialized_start=1365
-  _globals['_WORKERPHASE']._serialized_end=1592
+  _globals['_WORKERPHASE']._serialized_start=1411
+  _globals['_WORKERPHASE']._serialized_end=1638
   _globals['_BATCH']._serialized_start=124
   _globals['_BATCH']._serialized_end=174
   _globals['_BATCHENTRY']._serialized_start=177
@@ -53,21 +53,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=680
   _globals['_STATUSREQUEST']._serialized_end=695
   _globals['_STATUSUPDATE']._serialized_start=698
-  _globals['_STATUSUPDATE']._serialized_end=1056
-  _globals['_STATUSUPDATE_PHASESECONDSENTRY']._serialized_start=1005
-  _globals['_STATUSUPDATE_PHASESECONDSENTRY']._serialized_end=1056
-  _globals['_ARTIFACT']._serialized_start=1058
-  _globals['_ARTIFACT']._serialized_end=1132
-  _globals['_FAILURE']._serialized_start=1134
-  _globals['_FAILURE']._serialized_end=1207
-  _globals['_DRAINREQUEST']._serialized_start=1209
-  _globals['_DRAINREQUEST']._serialized_end=1248
-  _globals['_DRAINRESPONSE']._serialized_start=1250
-  _globals['_DRAINRESPONSE']._serialized_end=1282
-  _globals['_ASSIGNREQUEST']._serialized_start=1284
-  _globals['_ASSIGNREQUEST']._serialized_end=1344
-  _globals['_ASSIGNRESPONSE']._serialized_start=1346
-  _globals['_ASSIGNRESPONSE']._serialized_end=1362
-  _globals['_WORKERSERVICE']._serialized_start=1595
-  _globals['_WORKERSERVICE']._serialized_end=1890
+  _globals['_STATUSUPDATE']._serialized_end=1102
+  _globals['_STATUSUPDATE_PHASESECONDSENTRY']._serialized_start=1051
+  _globals['_STATUSUPDATE_PHASESECONDSENTRY']._serialized_end=1102
+  _globals['_ARTIFACT']._serialized_start=1104
+  _globals['_ARTIFACT']._serialized_end=1178
+  _globals['_FAILURE']._serialized_start=1180
+  _globals['_FAILURE']._serialized_end=1253
+  _globals['_DRAINREQUEST']._serialized_start=1255
+  _globals['_DRAINREQUEST']._serialized_end=1294
+  _globals['_DRAINRESPONSE']._serialized_start=1296
+  _globals['_DRAINRESPONSE']._serialized_end=1328
+  _globals['_ASSIGNREQUEST']._serialized_start=1330
+  _globals['_ASSIGNREQUEST']._serialized_end=1390
+  _globals['_ASSIGNRESPONSE']._serialized_start=1392
+  _globals['_ASSIGNRESPONSE']._serialized_end=1408
+  _globals['_WORKERSERVICE']._serialized_start=1641
+  _globals['_WORKERSERVICE']._serialized_end=1936
 # @@protoc_insertion_point(module_scope)

@@ -272,6 +272,8 @@ class StatusUpdate(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     ARTIFACT_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    DIRECT_LOAD_FIELD_NUMBER: _builtins.int
+    DIRECT_REQUESTS_FIELD_NUMBER: _builtins.int
     phase: Global___WorkerPhase.ValueType
     pid: _builtins.int
     memory_bytes: _builtins.int
@@ -282,6 +284,10 @@ class StatusUpdate(_message.Message):
     """Allocated on the accelerator, bytes; 0 without one."""
     device: _builtins.str
     """For example "cpu" or "cuda:0"."""
+    direct_load: _builtins.float
+    """Of callers at the worker's own socket, whom no router counts: requests waiting and running, an average over seconds."""
+    direct_requests: _builtins.int
+    """How many there were until now; another number means that it was used."""
     @_builtins.property
     def phase_seconds(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Seconds spent in each finished step: spawn, import, fetch, load, test."""
@@ -304,10 +310,12 @@ class StatusUpdate(_message.Message):
         device: _builtins.str = ...,
         artifact: Global___Artifact | None = ...,
         failure: Global___Failure | None = ...,
+        direct_load: _builtins.float = ...,
+        direct_requests: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "device", b"device", "failure", b"failure", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "phase", b"phase", "phase_seconds", b"phase_seconds", "pid", b"pid", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact", b"artifact", "device", b"device", "direct_load", b"direct_load", "direct_requests", b"direct_requests", "failure", b"failure", "memory_bytes", b"memory_bytes", "peak_memory_bytes", b"peak_memory_bytes", "phase", b"phase", "phase_seconds", b"phase_seconds", "pid", b"pid", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,8 @@ def seen(
         memory_bytes=known.memory_bytes if known else 0,
         vram_bytes=known.vram_bytes if known else 0,
         phase_seconds=known.phase_seconds if known else {},
+        direct_requests=known.direct_requests if known else 0,
+        direct_used_at=known.direct_used_at if known else None,
     )
     if update is not None and failure is None:
         said = worker_reports.updated(worker, update, now)

@@ -51,6 +51,9 @@ def updated(worker: ObservedWorker, update: worker_pb2.StatusUpdate, now: float)
         vram_bytes=_measured(worker.vram_bytes, update.vram_bytes),
         artifact=_artifact(worker, update, now),
         failure=_failure(update),
+        direct_load=_load(update),
+        direct_requests=update.direct_requests,
+        direct_used_at=now if _is_used(worker, update) else worker.direct_used_at,
     )
 
 
@@ -91,6 +94,15 @@ def how_it_ended(exit_code: int) -> str:
         return f"was ended by signal {-exit_code} ({Signals(-exit_code).name})"
     except ValueError:
         return f"was ended by signal {-exit_code}"
+
+
+def _is_used(worker: ObservedWorker, update: worker_pb2.StatusUpdate) -> bool:
+    """By callers at its own socket. Counts are compared, not clocks: the worker's may be on another machine."""
+    return _load(update) > 0 or update.direct_requests != worker.direct_requests
+
+
+def _load(update: worker_pb2.StatusUpdate) -> float:
+    return max(0.0, update.direct_load) if math.isfinite(update.direct_load) else 0.0
 
 
 def _text(termination_message: Path) -> bytes:

@@ -82,6 +82,7 @@ def test_a_file_that_cannot_be_used_is_refused(tmp_path: Path, content: str, fie
 
 def test_variables_that_are_no_settings_are_found() -> None:
     names = ["PATH", "MODELMORA_REST_PORT", "MODELMORA_REST_PRT", "MODELMORA_SERVER", "MODELMORA_WORKER_ADDRESS"]
+    names += ["MODELMORA_SOCKET", "MODELMORA_SHARED_MEMORY_DIR"]
     assert settings.unknown_variables(names, [PortSettings]) == ["MODELMORA_REST_PRT"]
 
 

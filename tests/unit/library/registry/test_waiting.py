@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from modelmora.errors import DeadlineExceeded, InvalidRequest, LoadFailed
+from modelmora.errors import DeadlineExceeded, InsufficientMemory, InvalidRequest, LoadFailed
 from modelmora.registry import ModelHandle, ModelRegistry
 from tests.support.registries import DEADLINE_S, Gate, Model, World, keys, references
 from tests.support.waiting import eventually
@@ -288,3 +288,17 @@ async def test_a_load_waits_until_what_others_evict_has_left() -> None:
         go_on.set()
         assert first.result(DEADLINE_S).key == "first"
     assert (world.unloaded, world.loaded) == (["old"], ["old", "first"])
+
+
+@pytest.mark.req("EDGE-1")
+async def test_what_is_promised_to_a_load_under_way_is_not_promised_twice() -> None:
+    world, gate = World(), Gate()
+    registry, world.memory.free = world.registry(), 100
+    pool, [first] = in_threads(1, lambda: registry.get_or_load("first", gate, size_bytes=60))
+    await eventually(gate.begun.is_set, what="the load to begin")
+    with pytest.raises(InsufficientMemory):
+        registry.get_or_load("second", world.loader("second"), size_bytes=60)
+    gate.open()
+    first.result(DEADLINE_S)
+    pool.shutdown()
+    assert world.loaded == []
