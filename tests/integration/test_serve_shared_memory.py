@@ -83,6 +83,14 @@ def test_a_program_finds_the_model_by_its_path_and_shares_memory(server: Server)
     assert "no such settings" not in server.log()
 
 
+@pytest.mark.req("US2-AS2", "FR-009", "EDGE-3")
+def test_of_a_program_that_is_gone_the_worker_keeps_nothing(server: Server) -> None:
+    with Client(f"unix:{socket_of(server)}") as client:
+        maps = Path(f"/proc/{pid_of(client)}/maps")
+        assert "modelmora-arena" in maps.read_text()
+    wait_for(lambda: "modelmora-arena" not in maps.read_text(), within_s=20, what="its memory to be given back")
+
+
 @pytest.mark.req("US2-AS3", "FR-009")
 def test_a_program_that_goes_on_comes_to_the_worker_of_an_edited_model(server: Server) -> None:
     with Client(f"unix:{socket_of(server)}", deadline_seconds=20) as client:
@@ -106,6 +114,9 @@ def test_of_several_workers_one_answers_and_at_the_end_nothing_is_left(server: S
     wait_for(lambda: len(list(path.parent.glob("*.tensors"))) == 2, within_s=30, what="two workers")
     with Client(f"unix:{path}") as client:
         assert client.infer("summing", ARRAY).output["sum"] == 1_000_000
+        write(server.state_dir.parent / "models", scaling={"minReplicas": 1, "scaleDownDelaySeconds": 0})
+        wait_for(lambda: len(list(path.parent.glob("*.tensors"))) == 1, within_s=30, what="one worker to end")
+        assert client.infer("summing", ARRAY).output["sum"] == 1_000_000
     assert server.stop() == 0
     assert not path.parent.exists()
 
@@ -113,8 +124,10 @@ def test_of_several_workers_one_answers_and_at_the_end_nothing_is_left(server: S
 @pytest.mark.req("US2")
 def test_a_model_that_is_called_at_its_socket_does_not_go_to_zero_until_it_is_left_alone() -> None:
     with short_folder() as root:
-        write(root / "models", scaling={"initialReplicas": 1, "scaleToZeroAfterSeconds": 4})
+        write(root / "models", scaling={"scaleToZeroAfterSeconds": 4})
         with serving(root / "models", root) as server:
+            with server.client() as waking:
+                waking.infer("summing", "hello")
             path = socket_of(server)
             with Client(f"unix:{path}") as client:
                 _call_for(12, client)

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.tensor_process import Refused, TensorProcess
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # of several processes each
+
 MB = 1_000_000
 Mount = Callable[..., None]
 
@@ -169,3 +171,26 @@ def test_the_command_line_says_what_the_machine_has() -> None:
     assert (document["sharedMemory"], document["backing"], document["why"]) == (True, "memfd", "")
     cards = Path("/proc/driver/nvidia/gpus")
     assert len(document["gpus"]) == (len(list(cards.iterdir())) if cards.is_dir() else 0)
+
+
+@pytest.mark.req("EDGE-4")
+def test_who_listens_without_descriptors_takes_sessions_again_when_it_has_some(
+    pair: tuple[TensorProcess, TensorProcess], path: str
+) -> None:
+    listening, client = pair
+    listening.ask(_LIMITING + "\nlimit(resource.RLIMIT_NOFILE, next_descriptor())")
+    with pytest.raises(Refused, match=r"PeerGone|WorkerUnavailable"):
+        client.ask(f"connect({path!r}, timeout_s=0.5)")
+    listening.ask("limit(resource.RLIMIT_NOFILE, HARD[2])")
+    client.ask(f"session = connect({path!r}, timeout_s=20); session.send(np.full(10, 3.0))")
+    taken = """
+while True:
+    session = listener.accept(30)
+    try:
+        total = session.receive(30).numpy().sum()
+        break
+    except errors.PeerGone:  # who gave up waiting
+        pass
+total
+"""
+    assert listening.ask(taken) == 30

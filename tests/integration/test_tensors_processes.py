@@ -18,6 +18,9 @@ DEADLINE_S = 30.0
 LARGE = 100_000_000
 
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # of several processes each
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     tmp_path.chmod(0o755)
@@ -172,7 +175,6 @@ def test_who_listens_is_killed_and_its_clients_hear_of_it_and_its_next_start_fin
 
 
 @pytest.mark.req("US3-AS3", "IMP-2")
-@pytest.mark.timeout(120)
 def test_nothing_grows_over_many_processes_that_are_killed(listener: Listener) -> None:
     seen = []
     for number in range(6):

@@ -31,17 +31,22 @@ class Neighbour:
             "command": ["python", "-c", program],
             **({"resources": {"limits": limits}} if limits else {}),
         }
+        runtime = {
+            "engine": "python:summing_engine:Summing",
+            "files": [{"path": ENGINE.name, "content": ENGINE.read_text(encoding="utf-8")}],
+        }
+        default: dict[str, Any] = {
+            "resources": {"requests": {"cpu": "10m", "memory": "256Mi"}},  # room for a request with bytes
+            "scaling": {"minReplicas": 1},
+            "sharedMemory": {"sizeLimit": "512Mi", "sessionQuota": "256Mi"},
+        }
         self.models.apply(
             MODEL,
-            runtime={
-                "engine": "python:summing_engine:Summing",
-                "files": [{"path": ENGINE.name, "content": ENGINE.read_text(encoding="utf-8")}],
-            },
+            runtime=runtime,
             health={"inference": {"input": {"text": "x"}}},
-            scaling={"minReplicas": 1},
             eviction={"policy": "Never"},
             sidecars=[sidecar],
-            **{"sharedMemory": {"sizeLimit": "512Mi", "sessionQuota": "256Mi"}, **spec},
+            **(default | spec),
         )
 
     def serve(self, program: str = IDLE, **spec: Any) -> str:

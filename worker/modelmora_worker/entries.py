@@ -13,7 +13,7 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
@@ -131,14 +131,18 @@ class EntryQueue:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            self._running, self._began_at = batch, time.monotonic()
-            request_log.started(batch)
-            replies = await asyncio.get_running_loop().run_in_executor(device, context.run, self._work, engine, batch)
-            if self._running is batch:  # else it was abandoned meanwhile, and has its answers
-                self._running = ()
-                self._send(replies)
-            for entry in batch:
-                entry.owner.left(entry)
+            await self._pass(engine, batch, device, context)
+
+    async def _pass(self, engine: Engine, batch: Sequence[Entry], device: ThreadPoolExecutor, context: Context) -> None:
+        """Keeps nothing of the batch: while nothing else comes, its memory is not to wait for the next one."""
+        self._running, self._began_at = batch, time.monotonic()
+        request_log.started(batch)
+        replies = await asyncio.get_running_loop().run_in_executor(device, context.run, self._work, engine, batch)
+        if self._running is batch:  # else it was abandoned meanwhile, and has its answers
+            self._running = ()
+            self._send(replies)
+        for entry in batch:
+            entry.owner.left(entry)
 
     async def _weigh(self, engine: Engine, device: ThreadPoolExecutor) -> None:
         loop = asyncio.get_running_loop()

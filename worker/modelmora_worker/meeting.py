@@ -4,6 +4,7 @@ A worker that replaces another comes to the same path while the other is still t
 own, and the path is a link to the newest that serves: who comes through it comes to one worker with both sockets.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,12 +54,9 @@ class Meeting:
         Raises:
             AddressInUse: the folder is not to be written.
         """
-        link = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.own.chmod(self.mode)
-            link.unlink(missing_ok=True)
-            link.symlink_to(self.own.name)
-            link.replace(self.path)
+            self._lead_to(self.own)
         except OSError as error:
             raise AddressInUse(
                 f"callers cannot be led to {self.path}: {error.strerror or error}",
@@ -68,20 +66,41 @@ class Meeting:
         _log.info("callers of this machine find the worker", socket=str(self.path))
 
     def leave(self) -> None:
-        """Takes away what leads here; another worker's stays."""
+        """What leads here leads to the worker that has been there longest from now on, or is taken away."""
         if self.path.is_symlink() and self.path.readlink() == Path(self.own.name):
-            self.path.unlink(missing_ok=True)
+            if staying := [each for each, lives in self.others() if lives and each.suffix != TENSORS]:
+                self._lead_to(min(staying, key=_made_at))
+            else:
+                self.path.unlink(missing_ok=True)
         self.own.unlink(missing_ok=True)
+
+    def others(self) -> Iterator[tuple[Path, bool]]:
+        """The sockets of other processes for this path, and whether the process lives."""
+        for each in self.path.parent.glob(f"{self.path.name}.[0-9]*"):
+            pid = each.name.removeprefix(f"{self.path.name}.").removesuffix(TENSORS)
+            if pid.isdigit() and pid != self.own.suffix.removeprefix("."):
+                yield each, Path(f"/proc/{pid}").exists()
+
+    def _lead_to(self, socket: Path) -> None:
+        link = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        link.unlink(missing_ok=True)
+        link.symlink_to(socket.name)
+        link.replace(self.path)
+
+
+def _made_at(socket: Path) -> float:
+    try:
+        return socket.stat().st_mtime
+    except FileNotFoundError:  # it leaves at this very moment, too
+        return math.inf
 
 
 @contextmanager
 def tidied(meeting: Meeting | None) -> Iterator[None]:
     """Leaves at the end; what a worker that was killed left behind at the path goes first."""
     if meeting:
-        for left in meeting.path.parent.glob(f"{meeting.path.name}.[0-9]*"):
-            pid = left.name.removeprefix(f"{meeting.path.name}.").removesuffix(TENSORS)
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-                left.unlink(missing_ok=True)
+        for left in [each for each, lives in meeting.others() if not lives]:
+            left.unlink(missing_ok=True)
     try:
         yield
     finally:

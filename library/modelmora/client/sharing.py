@@ -7,7 +7,7 @@ sends, and room for the answer, until the worker has answered.
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -59,7 +59,8 @@ def lent(loan: Loan | None) -> Iterator[None]:
         yield
     except BaseException:
         if loan:
-            loan.session.revoke(loan.lease)
+            with suppress(ModelMoraError):  # a worker that is gone looks no more; why the call failed says the call
+                loan.session.revoke(loan.lease)
         raise
     if loan:
         loan.session.give_back(loan.lease)

@@ -1,11 +1,15 @@
 """What this process uses and what the machine has left, as the kernel says. Linux; elsewhere nothing is known.
 
-A container's limit is that of its cgroup (v2) and of all above it. Page cache that the kernel would drop at once
-(inactive_file) counts as free, as the kubelet counts it.
+A container's limit is that of its cgroup and of all above it, in either version of cgroups. Page cache that the kernel
+would drop at once (inactive_file) counts as free, as the kubelet counts it.
 """
 
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Final
+
+# The files of a group, by its controller: in version 2 there is one tree for all of them, which is named for none.
+_FILES: Final = {"": ("max", "current", "stat"), "memory": ("limit_in_bytes", "usage_in_bytes", "stat")}
 
 
 class Memory:
@@ -26,11 +30,13 @@ class Memory:
     def _bounds(self) -> Iterator[int]:
         if text := self._read("proc/meminfo"):
             yield from _sizes(text, "MemAvailable")
-        for group in groups(self._read("proc/self/cgroup") or ""):
-            texts = [self._read(f"sys/fs/cgroup{group}/memory.{name}") for name in ("max", "current", "stat")]
-            left = headroom_bytes(*(text or "" for text in texts))
-            if left is not None:
-                yield left
+        known = self._read("proc/self/cgroup") or ""
+        for controller, names in _FILES.items():
+            for group in groups(known, controller):
+                texts = [self._read(f"sys/fs/cgroup/{controller}{group}/memory.{name}") for name in names]
+                left = headroom_bytes(*(text or "" for text in texts))
+                if left is not None:
+                    yield left
 
     def _read(self, path: str) -> str | None:
         try:
@@ -44,12 +50,16 @@ def unique_bytes(smaps_rollup: str) -> int:
     return sum(_sizes(smaps_rollup, "Private_Clean", "Private_Dirty", "Private_Hugetlb"))
 
 
-def groups(cgroup: str) -> list[str]:
-    """The paths of a process' group and of all above it, below the mount; the root is the empty path."""
+def groups(cgroup: str, controller: str = "") -> list[str]:
+    """The paths of a process' group and of all above it, below the mount; the root is the empty path.
+
+    In a container the mount may begin at its own group, whatever path that is said to have.
+    """
     for line in cgroup.splitlines():
-        if line.startswith("0::/"):  # version 2
-            own = PurePosixPath(line.removeprefix("0::"))
-            return [str(path).rstrip("/") for path in (own, *own.parents)]
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            own = PurePosixPath(path)
+            return [str(each).rstrip("/") for each in (own, *own.parents)]
     return []
 
 
@@ -58,7 +68,8 @@ def headroom_bytes(maximum: str, current: str, stat: str) -> int | None:
     if not maximum.strip().isdigit() or not current.strip().isdigit():  # "max", or not there
         return None
     fields = dict(line.split(maxsplit=1) for line in stat.splitlines() if line)
-    return int(maximum) - int(current) + int(fields.get("inactive_file", 0))
+    cache = fields.get("total_inactive_file") or fields.get("inactive_file") or "0"  # the former: of version 1
+    return int(maximum) - int(current) + int(cache)
 
 
 def _sizes(text: str, *names: str) -> list[int]:

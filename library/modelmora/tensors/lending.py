@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
+from operator import index
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from modelmora.errors import InvalidRequest, ModelMoraError, QuotaExceeded
 from modelmora.tensors import counters
-from modelmora.tensors.layouts import Layout, from_message, like, to_message
+from modelmora.tensors.layouts import MAX_RANK, Layout, from_message, like, to_message
 from modelmora.tensors.looks import behind, seen
 from modelmora.tensors.pool import Arena, Place, Pool, Quota
 from modelmora.v1.types_pb2 import Tensor
@@ -67,19 +68,23 @@ class Lending:
             return None
         return to_message(layout, place.arena.number, offset), place
 
-    def placed(self, array: "npt.NDArray[Any]") -> "npt.NDArray[Any]":
-        """The array, or a copy of it in an arena, of which a handle can be had."""
-        return array if self.handle(array) else self.put(array)
+    def _placed(self, array: "npt.NDArray[Any]") -> "tuple[npt.NDArray[Any], Tensor, Place]":
+        """The array, or a copy of it in an arena, and its handle."""
+        found = self.handle(array)
+        if found is None:
+            array = self.put(array)
+            found = self.handle(array)
+        assert found is not None, "what was put can be said"  # noqa: S101
+        return array, *found
 
     def lend(self, arrays: Iterable["npt.NDArray[Any]"]) -> tuple[int, list[Tensor]]:
         """A new lease of these arrays, and their handles. What is in no arena is put into one."""
-        placed = [self.placed(array) for array in arrays]  # kept until it is lent: else its place were free
-        found = [found for array in placed if (found := self.handle(array))]
-        for _, place in found:
+        placed = [self._placed(array) for array in arrays]  # kept until it is lent: else its place were free
+        for _, _, place in placed:
             self.pool.lend(place)
         lease = next(self._numbers)
-        self._lent[lease] = [place for _, place in found]
-        return lease, [message for message, _ in found]
+        self._lent[lease] = [place for _, _, place in placed]
+        return lease, [message for _, message, _ in placed]
 
     def hand(self, array: "npt.NDArray[Any]", timeout_s: float | None) -> tuple[int, Tensor]:
         """As `lend`, for a tensor that is handed over: no more than some may be under way.
@@ -140,8 +145,13 @@ def asked(shape: Sequence[int] | int, dtype: npt.DTypeLike, order: str) -> Layou
     """The layout that somebody asks for.
 
     Raises:
-        InvalidRequest: a dtype that has no name on the wire.
+        InvalidRequest: a dtype that has no name on the wire, or a shape or an order that there is not.
     """
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = tuple(index(size) for size in (shape if isinstance(shape, Iterable) else (shape,)))
+    if order not in {"C", "F"} or len(sizes) > MAX_RANK or any(size < 0 for size in sizes):
+        raise InvalidRequest(
+            f"no tensor has the shape {sizes} and the order {order}",
+            remedy=f"give at most {MAX_RANK} sizes from 0, and the order C or F",
+        )
     plain = like(np.empty((0,), dtype=np.dtype(dtype))).dtype
     return (Layout.column_major if order == "F" else Layout.row_major)(plain, sizes)

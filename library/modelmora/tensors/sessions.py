@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -171,8 +172,9 @@ class Session:
 
     def revoke(self, lease: int) -> None:
         """Nobody waits for the answer: it is given back once the other side has taken its last look."""
-        if lease in self._lending and not self.over:
-            self._say(Message(revoke=Revoke(lease=lease)))
+        if lease in self._lending:
+            with suppress(PeerGone):  # then all is given back anyhow, and who called has an error of its own
+                self._say(Message(revoke=Revoke(lease=lease)))
 
     # ------------------------------------------------------------------------------------------------ borrowing
 

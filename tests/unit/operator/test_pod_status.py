@@ -59,6 +59,16 @@ def test_what_was_measured_stays_while_the_stream_is_away() -> None:
     assert seen(pod(state=running(), ready=True), None, known=before).worker.memory_bytes == 100
 
 
+def test_so_does_when_its_own_socket_was_last_used_and_an_old_word_of_it_is_no_new_use() -> None:
+    used = worker_pb2.StatusUpdate(phase=worker_pb2.WORKER_PHASE_SERVING, direct_requests=3)
+    of = pod(state=running(), ready=True)
+    before = seen(of, used, known=seen(of).worker, now=NOW + 1).worker
+    assert (before.direct_used_at, before.direct_requests) == (NOW + 1, 3)
+    for update in (used, None):
+        assert seen(of, update, known=before, now=NOW + 9).worker.direct_used_at == NOW + 1
+    assert seen(of, used, now=NOW + 9).worker.direct_used_at == NOW + 9  # for an operator that has just started
+
+
 def test_a_deleted_pod_and_one_that_is_over_are_ending() -> None:
     assert seen(pod(metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})).worker.terminating
     evicted = pod(status={"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."})

@@ -55,6 +55,16 @@ def test_inside_of_a_container_its_limit_is_at_the_root_of_the_mount(tmp_path: P
     assert machine(tmp_path, limit | {"proc/self/cgroup": "0::/\n"}).free_bytes() == 1000
 
 
+def test_the_limit_of_a_container_counts_in_version_1_too(tmp_path: Path) -> None:
+    files = {
+        "proc/self/cgroup": "11:cpu,cpuacct:/pod/c\n9:memory:/pod/c\n0::/\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": "5000\n",
+        "sys/fs/cgroup/memory/memory.usage_in_bytes": "4000\n",
+        "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 500\n",
+    }
+    assert machine(tmp_path, files).free_bytes() == 1500
+
+
 def test_where_nobody_says_nothing_is_known(tmp_path: Path) -> None:
     assert (Memory(tmp_path).free_bytes(), Memory(tmp_path).own_bytes()) == (None, None)
 
@@ -63,6 +73,7 @@ def test_the_groups_of_a_process() -> None:
     assert groups("12:memory:/x\n0::/a/b\n") == ["/a/b", "/a", ""]
     assert groups("0::/\n") == [""]
     assert groups("9:memory:/version-1-only\n") == []
+    assert groups("9:blkio,memory:/a/b\n0::/\n", "memory") == ["/a/b", "/a", ""]
 
 
 @pytest.mark.parametrize(

@@ -107,3 +107,20 @@ def test_what_has_no_words_on_the_wire_is_the_callers_error_and_the_session_live
             mine.send(part)
         mine.send(np.ones(3))
         assert theirs.receive(DEADLINE_S).numpy().sum() == 3
+
+
+@pytest.mark.parametrize(("shape", "order"), [((-1, 3), "C"), ((1,) * 33, "C"), ((2,), "K")])
+def test_a_shape_that_cannot_be_is_the_callers_error(shape: tuple[int, ...], order: str) -> None:
+    with sessions() as (mine, _):
+        with pytest.raises(InvalidRequest, match="no tensor has the shape"):
+            mine.empty(shape, order=order)
+        assert mine.empty(np.int64(3)).shape == (3,)  # type: ignore[arg-type]  # as NumPy's sizes are
+
+
+def test_a_revocation_after_the_end_does_not_hide_the_error_that_led_to_it() -> None:
+    with sessions() as (mine, theirs):
+        lease, _ = mine.lend([np.ones(3)])
+        theirs.close()
+        mine.revoke(lease)
+        assert mine.wait(DEADLINE_S)
+        mine.revoke(lease)
