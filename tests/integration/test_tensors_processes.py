@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]  # of several processe
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    tmp_path.chmod(0o755)
     return tmp_path / "s"
 
 
@@ -31,6 +31,14 @@ def path(tmp_path: Path) -> Path:
 def listener(path: Path) -> Iterator[Listener]:
     with Listener(path) as listener:
         yield listener
+
+
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A folder to which every user gets, as to none of pytest's."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def nothing_in_dev_shm() -> bool:
@@ -247,9 +255,8 @@ def test_a_fork_of_who_listens_does_not_keep_its_place(path: Path) -> None:
 
 @pytest.mark.req("FR-014")
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become another user")
-def test_the_mode_of_the_socket_says_who_may_connect_and_then_no_right_is_needed(path: Path) -> None:
-    path.parent.parent.chmod(0o755)
-    path.parent.parent.parent.chmod(0o755)
+def test_the_mode_of_the_socket_says_who_may_connect_and_then_no_right_is_needed(everybodys: Path) -> None:
+    path = everybodys / "s"
     become = "os.setgroups([]); os.setgid(65534); os.setuid(65534); os.umask(0o077)"
     with TensorProcess() as stranger:
         stranger.ask(become)

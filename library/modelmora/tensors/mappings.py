@@ -6,6 +6,7 @@ gigabyte has 512 entries, to be made and looked up, instead of 262,144.
 
 import ctypes
 import errno
+import fcntl
 import mmap
 import os
 import weakref
@@ -29,6 +30,8 @@ _COLLAPSE: Final = 25  # since Linux 6.1
 # Of /proc/self/pagemap.
 _THERE: Final = 62  # in memory, or swapped out
 _OF_A_FILE: Final = 61
+_PAGEMAP_SCAN: Final = 0xC0606610  # since Linux 6.7
+_FILE, _PRESENT, _SWAPPED = 4, 8, 16
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_size_t
@@ -139,12 +142,32 @@ def restore(mapped: Bytes, begin: int, end: int) -> None:
 def written(mapped: Bytes, begin: int, end: int) -> bool:
     """Whether this process has copies of its own of some of those pages of another's file: it gets them by writing."""
     at, until = _whole_pages(mapped, begin, end)
-    count = (until - at) // PAGE_BYTES
+    if at == until:
+        return False
     try:
         with Path("/proc/self/pagemap").open("rb", buffering=0) as table:
-            entries = np.frombuffer(os.pread(table.fileno(), 8 * count, at // PAGE_BYTES * 8), np.uint64)
+            try:
+                return _scanned(table.fileno(), at, until)
+            except OSError:  # an older kernel
+                return _listed(table.fileno(), at, until)
     except OSError:  # it cannot be known
         return True
+
+
+def _scanned(table: int, at: int, until: int) -> bool:
+    """By a walk in the kernel, which takes a huge page in one step and ends at the first that is found."""
+    found = (ctypes.c_uint64 * 3)()
+    asked = (ctypes.c_uint64 * 12)(
+        96, 0, at, until, 0, ctypes.addressof(found), 1, 1, _FILE, _FILE, _PRESENT | _SWAPPED
+    )
+    regions: int = fcntl.ioctl(table, _PAGEMAP_SCAN, asked)
+    return regions > 0
+
+
+def _listed(table: int, at: int, until: int) -> bool:
+    """By an entry a page."""
+    count = (until - at) // PAGE_BYTES
+    entries = np.frombuffer(os.pread(table, 8 * count, at // PAGE_BYTES * 8), np.uint64)
     there, of_a_file = entries >> np.uint64(_THERE) != 0, entries >> np.uint64(_OF_A_FILE) & np.uint64(1) != 0
     return len(entries) < count or bool((there & ~of_a_file).any())
 

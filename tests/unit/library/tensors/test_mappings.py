@@ -69,3 +69,17 @@ def test_what_cannot_be_mapped_is_an_error_and_leaves_nothing(size: int) -> None
     os.close(reading)
     os.close(writing)
     assert arenas_mapped() == before
+
+
+def test_both_ways_to_find_what_was_written_find_the_same(fd: int, size: int) -> None:
+    theirs = mappings.foreign(fd, size)
+    table = os.open("/proc/self/pagemap", os.O_RDONLY)
+    first = address(theirs)
+    for place in (None, size - 1, 0):
+        if place is not None:
+            theirs[place] = 1
+        for ends_at in (first + PAGE_BYTES, first + size):
+            written = place == 0 or (place is not None and ends_at == first + size)
+            assert mappings._listed(table, first, ends_at) is written
+            assert mappings.written(theirs, 0, ends_at - first) is written
+    os.close(table)
