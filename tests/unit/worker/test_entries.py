@@ -24,7 +24,7 @@ from modelmora_worker.entries import EntryQueue
 from modelmora_worker.entry import Entry
 from modelmora_worker.responses import Writer
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 CRITICAL, HIGH, NORMAL, LOW = Priority
 
 
