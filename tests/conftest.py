@@ -5,11 +5,17 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
 from tests.support import prometheus
 from tests.support.helm import helm, program
 
 __all__ = ["helm"]  # a fixture
+
+# How long an example takes says more of the machine than of the code.
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")
 
 _ENVIRONMENT = os.environ  # noqa: TID251 - a test run has no settings class
 

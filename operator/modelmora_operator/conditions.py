@@ -53,11 +53,13 @@ class Facts:
     retry_in_s: float | None = None  # the next attempt waits so long
     retry_at: float | None = None  # Unix time of it
     vain_in_s: float | None = None  # then, or since, requests have waited for a place for as long as they may
+    vain_ends_in_s: float | None = None  # then they have stayed away
 
     @property
     def waits_s(self) -> tuple[float | None, ...]:
         """After which times it is to be looked at again."""
-        return self.retry_in_s, None if self.waits_in_vain else self.vain_in_s, self.snapshot.recheck_after_s
+        vain_s = self.vain_ends_in_s if self.waits_in_vain else self.vain_in_s
+        return self.retry_in_s, vain_s, self.snapshot.recheck_after_s
 
     @property
     def waits_in_vain(self) -> bool:

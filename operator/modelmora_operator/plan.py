@@ -53,15 +53,18 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
     held_back = wait_s is not None
     steps = _steps(snapshot, hashed, wish.replicas, held_back=held_back)
     start = () if held_back else _new_workers(snapshot, deployment, hashed, steps.missing)
+    vain_in_s = room.vain_in_s(snapshot, deployment, now)
+    vain = vain_in_s is not None and vain_in_s <= 0
     facts = Facts(
         snapshot=snapshot,
         deployment=deployment,
         spec_hash=hashed,
-        desired=_shown(snapshot, deployment, hashed, wish.replicas),
+        desired=_shown(snapshot, deployment, hashed, wish.replicas, vain=vain),
         older_twin=older,
         retry_in_s=wait_s if steps.missing else None,
         retry_at=retry_at,
-        vain_in_s=room.vain_in_s(snapshot, deployment, now),
+        vain_in_s=vain_in_s,
+        vain_ends_in_s=room.vain_ends_in_s(snapshot, now),
     )
     turn = _turn(snapshot, hashed, wish.replicas, steps, started=len(start), held_back=held_back)
     return Plan(
@@ -108,8 +111,9 @@ def _turn(snapshot: Snapshot, hashed: str, wanted: int, steps: Steps, *, started
     return Turn(wanted, steps.surplus, started, 0 if held_back else max(0, wanted - current - started))
 
 
-def _shown(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, wanted: int) -> int:
-    return room.shown(snapshot, deployment, wanted, verified=deployment.status.verified_spec_hash == hashed)
+def _shown(snapshot: Snapshot, deployment: ModelDeployment, hashed: str, wanted: int, *, vain: bool) -> int:
+    verified = deployment.status.verified_spec_hash == hashed
+    return room.shown(snapshot, deployment, wanted, verified=verified, vain=vain)
 
 
 def _share_lasts_s(snapshot: Snapshot, now: float) -> float | None:

@@ -94,7 +94,7 @@ class Reconciler:
             places.note(decided.contender, now)
         if decided.stop and share.gives_way_to:
             to = [str(other) for other in share.gives_way_to]
-            log.info("model gives way", model=str(snapshot.key), to=to, workers=decided.stop)
+            log.info("model gives way", deployment=str(snapshot.key), to=to, workers=decided.stop)
         return decided
 
     async def _execute(self, key: Key, decided: Plan) -> bool:

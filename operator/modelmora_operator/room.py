@@ -2,13 +2,15 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from modelmora.control import Demand
 from modelmora.spec import ModelDeployment
 from modelmora_operator.cluster import ObservedWorker, Phase, Snapshot
 from modelmora_operator.sharing import Contender
 
-_UNWANTED = Demand(0.0, 0.0)
+_UNWANTED: Final = Demand(0.0, 0.0)
+_COME_BACK_WITHIN_S: Final = 120.0  # callers that were refused and try again
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +49,38 @@ def contender_of(snapshot: Snapshot, deployment: ModelDeployment, turn: Turn, no
     )
 
 
-def shown(snapshot: Snapshot, deployment: ModelDeployment, wanted: int, *, verified: bool) -> int:
+def shown(snapshot: Snapshot, deployment: ModelDeployment, wanted: int, *, verified: bool, vain: bool) -> int:
     """The workers that its status says are wanted: one that gave way, and that nobody waits for, is at rest."""
-    waits = bool(snapshot.demand and snapshot.demand.urgency)
+    waits = vain or bool(snapshot.demand and snapshot.demand.urgency)
     at_rest = snapshot.granted == 0 and not waits and verified
     return deployment.spec.scaling.min_replicas if at_rest else wanted
 
 
 def vain_in_s(snapshot: Snapshot, deployment: ModelDeployment, now: float) -> float | None:
-    """When requests have waited for a place for as long as they may, seconds from now; None: none of them waits."""
+    """When, or since when, requests have waited for a place for as long as they may, seconds from now; None: not.
+
+    Those that failed are told to come back, and while they are away nobody waits: it stays so until they stay away.
+    """
     demand = snapshot.demand
-    if snapshot.granted != 0 or demand is None or not demand.waiting_since:
+    if snapshot.granted != 0 or demand is None:
         return None
-    return demand.waiting_since + deployment.spec.queue.cold_start_timeout_seconds - now
+    if demand.waiting_since:
+        in_s = demand.waiting_since + deployment.spec.queue.cold_start_timeout_seconds - now
+        return min(in_s, 0.0) if _waited_in_vain(deployment) else in_s
+    return 0.0 if _waited_in_vain(deployment) and now < demand.last_used_at + _COME_BACK_WITHIN_S else None
+
+
+def vain_ends_in_s(snapshot: Snapshot, now: float) -> float | None:
+    """When those that waited in vain have stayed away; None: they wait, or nobody knows of any."""
+    demand = snapshot.demand
+    if snapshot.granted != 0 or demand is None or demand.waiting_since:
+        return None
+    return demand.last_used_at + _COME_BACK_WITHIN_S - now
+
+
+def _waited_in_vain(deployment: ModelDeployment) -> bool:
+    ready = deployment.status.condition("Ready")
+    return ready is not None and (ready.status, ready.reason) == ("False", "WaitingForRoom")
 
 
 def _firm(deployment: ModelDeployment, serving: int) -> int:

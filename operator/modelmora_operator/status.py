@@ -58,7 +58,7 @@ def state_of(facts: Facts) -> ModelState:
         return ModelState.STANDBY if facts.verified else ModelState.PENDING
     if facts.failure is not None and not _trying_again(facts):
         return ModelState.FAILED_TO_LOAD
-    if facts.desired > 0:
+    if facts.desired > 0 and (facts.granted or facts.live):
         return ModelState.LOADING
     return ModelState.STANDBY if facts.verified else ModelState.PENDING
 

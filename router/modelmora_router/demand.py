@@ -202,7 +202,7 @@ class DemandTracker:
             for key, use in self._uses.items()
         }
         for key in [key for key, use in looked.items() if use is None]:
-            log.info("model is no longer wanted", model=str(key))
+            log.info("model is no longer wanted", deployment=str(key))
         self._uses = {key: use for key, use in looked.items() if use is not None}
 
     async def _publish(self) -> None:
@@ -215,7 +215,7 @@ class DemandTracker:
             log.warning("demand was not published; it is tried again", error=error.message)
             return
         for key in wanted.keys() - self._published.keys():
-            log.info("model is wanted", model=str(key))
+            log.info("model is wanted", deployment=str(key))
         self._published, self._published_at = wanted, self._now()
         self._said.set()
 

@@ -327,7 +327,7 @@ class Lane:
                 ticket.replica.gave_no_answer(ticket.entry_id, overdue=True)
             else:
                 self._meters.shed("Expired")
-            self._fail(ticket, self._overdue(ticket, now))
+            self._fail(ticket, self._overdue(ticket))
 
     def _release_held(self) -> None:
         """Tells those that wait, as soon as it is known that they wait in vain."""
@@ -427,10 +427,10 @@ class Lane:
             ticket.replica.gave_no_answer(ticket.entry_id, overdue=overdue)
         self._ledger.drop(ticket)
 
-    def _overdue(self, ticket: Ticket, now: float) -> ModelMoraError:
+    def _overdue(self, ticket: Ticket) -> ModelMoraError:
         return refusals.overdue(
             self._deployment,
             ending=ticket.clock.ending,
-            waited_s=now - ticket.call.received_at,
+            allowed_s=ticket.allowed_s,
             retry_after_s=self._settings.retry_after_s,
         )

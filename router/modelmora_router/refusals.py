@@ -18,6 +18,7 @@ from modelmora.spec import ModelDeployment, ModelState
 from modelmora_router.deadlines import Ending
 
 _ATTEMPT_S: Final = 1.0
+_NO_ROOM: Final = "WaitingForRoom"
 
 
 def refusal(deployment: ModelDeployment, *, serving: bool, now: float, retry_after_s: float) -> ModelMoraError | None:
@@ -89,9 +90,19 @@ def unresponsive(deployment: ModelDeployment, *, retry_after_s: float) -> Worker
 
 
 def cold_start_timeout(deployment: ModelDeployment, *, retry_after_s: float) -> ColdStartTimeout:
-    """No worker served in time."""
+    """No worker served in time: it could not be loaded so quickly, or has no place."""
+    waited = f"model {deployment.model_id!r} did not wake within {deployment.spec.queue.cold_start_timeout_seconds:g} s"
+    scheduled = deployment.status.condition("Scheduled")
+    if scheduled and scheduled.reason == _NO_ROOM:
+        return ColdStartTimeout(
+            f"{waited}, since it has no place",
+            model_id=deployment.model_id,
+            reason=_NO_ROOM,
+            remedy=scheduled.message or "send the request again when other models are idle",
+            retry_after_s=retry_after_s,
+        )
     return ColdStartTimeout(
-        f"model {deployment.model_id!r} did not wake within {deployment.spec.queue.cold_start_timeout_seconds:g} s",
+        waited,
         model_id=deployment.model_id,
         field="spec.queue.coldStartTimeoutSeconds",
         remedy="send the request again, the model goes on waking; or raise spec.queue.coldStartTimeoutSeconds",
@@ -99,13 +110,13 @@ def cold_start_timeout(deployment: ModelDeployment, *, retry_after_s: float) -> 
     )
 
 
-def overdue(deployment: ModelDeployment, *, ending: Ending, waited_s: float, retry_after_s: float) -> ModelMoraError:
-    """The request's time is over."""
+def overdue(deployment: ModelDeployment, *, ending: Ending, allowed_s: float, retry_after_s: float) -> ModelMoraError:
+    """The request's time is over; `allowed_s`: as its caller, or its model's default, said."""
     if ending is Ending.ASLEEP:
         return cold_start_timeout(deployment, retry_after_s=retry_after_s)
     by_caller = ending is Ending.CALLER
     return DeadlineExceeded(
-        f"model {deployment.model_id!r} did not answer within {waited_s:.3g} s, "
+        f"model {deployment.model_id!r} did not answer within {allowed_s:.3g} s, "
         + ("the deadline of the call" if by_caller else "its timeout"),
         model_id=deployment.model_id,
         field="" if by_caller else "timeoutSeconds",

@@ -32,7 +32,8 @@ class SpanSink(Protocol):
 
 def spans_of(call: InferenceCall, answer: Answer, *, now: int) -> tuple[Span, ...]:
     """The request first, what it consisted of after it."""
-    begin, engine = now - round(answer.total_ms * 1e6), now - round(answer.inference_ms * 1e6)
+    begin = now - round(answer.total_ms * 1e6)
+    engine = max(begin, now - round(answer.inference_ms * 1e6))  # what it took is the worker's word
     of_request = _attributes(call) | {"modelmora.version": answer.version, "modelmora.deployment": answer.deployment}
     return (
         Span("request", begin, now, of_request),

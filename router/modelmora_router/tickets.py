@@ -11,7 +11,7 @@ from modelmora.v1 import worker_pb2
 from modelmora.v1.types_pb2 import Value
 from modelmora_router.breaker import BreakerState
 from modelmora_router.calls import Answer, InferenceCall
-from modelmora_router.deadlines import Clock
+from modelmora_router.deadlines import Clock, Ending
 from modelmora_router.replicas import Replica
 
 _BYTES_A_TOKEN: Final = 4  # about; the engine knows it exactly, and cuts a batch that turns out too large
@@ -25,6 +25,7 @@ class Ticket:
     entry_id: int
     priority: Priority
     clock: Clock
+    timeout_s: float  # once its model serves; the caller's, or the deployment's default
     future: asyncio.Future[Answer]
     tokens: int = 0
     sends: int = 0
@@ -43,6 +44,12 @@ class Ticket:
     def alone(self) -> bool:
         """It may be what ended a worker."""
         return self.losses > 0
+
+    @property
+    def allowed_s(self) -> float:
+        """All the time that it has, by what will end it."""
+        by_caller = self.clock.ending is Ending.CALLER
+        return self.clock.deadline - self.arrived_at if by_caller else self.timeout_s
 
     def sent(self, replica: Replica) -> None:
         """This replica has it from now on."""
@@ -85,17 +92,18 @@ UNUSED: Final = LaneStatistics(queued=0, running=0, waiting_for_load=0, serving=
 def ticket_for(call: InferenceCall, deployment: ModelDeployment, *, entry_id: int, awake: bool) -> Ticket:
     """The ticket of a call: what the caller left open, the deployment's queue decides."""
     queue = deployment.spec.queue
+    timeout_s = queue.timeout_seconds if call.timeout_s is None else call.timeout_s
     clock = Clock(
         awake=awake,
         since=call.received_at,
-        awake_left_s=queue.timeout_seconds if call.timeout_s is None else call.timeout_s,
+        awake_left_s=timeout_s,
         asleep_left_s=queue.cold_start_timeout_seconds,
         deadline=math.inf if call.deadline is None else call.deadline,
     )
     priority = Priority[queue.default_priority] if call.priority is None else call.priority
     tokens = estimated_tokens(call.payload.message().input) if deployment.spec.batching.max_tokens is not None else 0
     call.payload.checked()
-    return Ticket(call, entry_id, priority, clock, asyncio.get_running_loop().create_future(), tokens)
+    return Ticket(call, entry_id, priority, clock, timeout_s, asyncio.get_running_loop().create_future(), tokens)
 
 
 def estimated_tokens(values: Mapping[str, Value]) -> int:

@@ -21,7 +21,7 @@ from tests.support.broken_rules import BROKEN_DEPLOYMENTS, BROKEN_ROUTES
 from tests.support.cluster import Answer, Kubectl
 from tests.support.manifests import manifest, route
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).parents[2]
 CRDS = ROOT / "crds"

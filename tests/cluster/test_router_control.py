@@ -21,7 +21,7 @@ from tests.support.cluster import kubectl, namespace  # noqa: F401 - fixtures
 from tests.support.manifests import manifest
 from tests.support.waiting import eventually, eventually_async
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 KUBECONFIG = Path(os.environ.get("KUBECONFIG", ""))  # noqa: TID251 - a test run has no settings class
 

@@ -19,7 +19,7 @@ from tests.support.manifests import manifest
 from tests.support.router_program import RouterProgram, router_program
 from tests.support.servers import wait_for
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 KUBECONFIG = Path(os.environ.get("KUBECONFIG", ""))  # noqa: TID251 - a test run has no settings class
 START_S = 60.0

@@ -44,7 +44,7 @@ async def refused(call: Any) -> errors.ModelMoraError:
 # ------------------------------------------------------------------------------------------------ every field, wrong
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_no_message_and_no_bytes_over_grpc_are_anything_but_the_callers_fault(
     router: Router, worker: FakeWorker
 ) -> None:
@@ -54,7 +54,7 @@ async def test_no_message_and_no_bytes_over_grpc_are_anything_but_the_callers_fa
     assert worker.streams == 1  # none of it ended the stream to the worker
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 async def test_no_request_over_rest_is_anything_but_the_callers_fault(router: Router, worker: FakeWorker) -> None:
     worker.respond = fuzzing.steady
     base_url = f"http://{router.bound.host}:{router.bound.rest_port}"
@@ -73,7 +73,7 @@ async def test_a_caller_that_sends_byte_by_byte_gets_its_answer(router: Router) 
         writer.write(bytes([byte]))
         await writer.drain()
         await asyncio.sleep(0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         assert b"200 OK" in await reader.readline()
     writer.close()
 
@@ -86,13 +86,13 @@ async def test_a_caller_that_half_closes_gets_its_answer_or_is_withdrawn(router:
     await eventually(lambda: worker.received)
     writer.write_eof()
     worker.release()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         assert b"200 OK" in await reader.readline() or reader.at_eof()
     await router.waiting()
     writer.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(600)
 async def test_a_caller_that_sends_ten_thousand_requests_and_leaves_leaves_nothing(
     router: Router, worker: FakeWorker
 ) -> None:
@@ -115,10 +115,10 @@ async def outstanding(router: Router, wanted: Callable[[int], bool]) -> None:
         shown = await router.status()
         return wanted(shown["queued"] + shown["running"])
 
-    await eventually_async(found, what="so many requests to wait and run", within_s=60)
+    await eventually_async(found, what="so many requests to wait and run", within_s=240)
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_a_flood_of_one_model_does_not_reach_the_other(router: Router, worker: FakeWorker) -> None:
     router.deploy(deployment(queue={"maxLength": 50}), deployment("two", model={"id": "org/two"}))
     async with fake_worker("w2") as other:
@@ -179,7 +179,7 @@ async def test_garbage_from_a_worker_is_an_answer_or_an_error_and_never_a_hang(
     answer = await router.http.post("/infer/one", json=GOOD | {"timeoutSeconds": 1})
     assert answer.status_code in {200, 500, 502, 503, 504}
     assert answer.json()["requestId"]
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         outcome: Any
         (outcome,) = await asyncio.gather(router.inference.Infer(request(timeout_seconds=1)), return_exceptions=True)
     assert outcome.request_id if respond is no_numbers else from_rpc_error(outcome).context.request_id

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.timeout(180)  # each runs a benchmark, in short
+pytestmark = pytest.mark.timeout(300)  # each runs a benchmark, in short
 
 
 def measured(part: str, folder: Path) -> dict[str, dict[str, Any]]:

@@ -101,7 +101,7 @@ async def traffic(router: Router) -> AsyncIterator[None]:
 
 
 @pytest.mark.prometheus
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.req("AC-PROD-4", "PERS-DO-3", "PERS-DS-3")
 async def test_every_query_of_the_dashboard_and_every_alert_has_a_number(tmp_path: Path) -> None:
     async with running_router(measured()) as router, fake_worker("w1", respond=respond) as worker:
@@ -130,14 +130,14 @@ async def every_query_has_a_number(prometheus: Prometheus) -> None:
             assert await prometheus.query(query), name
             continue
         try:
-            found = await known(prometheus, query, within_s=5)
+            found = await known(prometheus, query, within_s=30)
         except TimeoutError:
             raise AssertionError(f"{name} shows nothing: {query} is {await prometheus.query(query)}") from None
         assert all(math.isfinite(value) for _, value in found), (name, query, found)
 
 
 async def every_alert_is_understood(prometheus: Prometheus) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while True:
             rules = [rule for group in (await prometheus.get("rules"))["groups"] for rule in group["rules"]]
             if all(rule["health"] != "unknown" for rule in rules):
@@ -148,7 +148,7 @@ async def every_alert_is_understood(prometheus: Prometheus) -> None:
         if not rule["expr"].startswith("absent"):  # an alert is silent; what it compares must not be
             compared = re.split(r" (?:==|>) [0-9.]+\s*$", rule["expr"])[0]
             assert compared != rule["expr"]
-            await known(prometheus, compared, within_s=5)
+            await known(prometheus, compared, within_s=30)
 
 
 # ---------------------------------------------------------------------------------------------------- alerts

@@ -12,7 +12,7 @@ import pytest
 from modelmora.spec.manifests import load_text
 from tests.support.servers import Server, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- run: (\w+) -->\n```(\w+)\n(.*?)```", re.DOTALL)
 BLOCKS = [(kind, language, text) for kind, language, text in BLOCK.findall((ROOT / "README.md").read_text())]

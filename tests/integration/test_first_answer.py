@@ -17,7 +17,7 @@ from modelmora.v1 import inference_pb2_grpc, types_pb2
 from modelmora.wire.values import from_value
 from tests.support.servers import Server, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = ["Good morning", "The quick brown fox jumps over the lazy dog. " * 20, "ü€😀"]

@@ -57,7 +57,7 @@ async def test_who_ends_is_started_again_and_the_others_are_left_alone() -> None
 
 async def test_if_none_can_even_begin_all_end_by_that_code() -> None:
     launched, stopping = Launched(lambda *_: "raise SystemExit(2)"), asyncio.Event()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         assert await Processes(launched, count=2, stop_s=20).run(stopping) == 2
     assert not launched.running
 
@@ -138,8 +138,8 @@ def test_a_held_port_takes_no_connection_itself() -> None:
     with ports.reserve("127.0.0.1", 0, "rest_port") as held:
         address: tuple[str, int] = held.getsockname()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(address, timeout=5)
-        with ports.join(*address, "rest_port") as joined, socket.create_connection(address, timeout=5):
+            socket.create_connection(address, timeout=30)
+        with ports.join(*address, "rest_port") as joined, socket.create_connection(address, timeout=30):
             joined.settimeout(5)
             joined.accept()[0].close()
 
@@ -147,7 +147,7 @@ def test_a_held_port_takes_no_connection_itself() -> None:
 def test_a_port_can_be_held_beside_connections_of_the_program_before() -> None:
     with ports.bind("127.0.0.1", 0, "rest_port") as before:
         address: tuple[str, int] = before.getsockname()
-        with socket.create_connection(address, timeout=5):
+        with socket.create_connection(address, timeout=30):
             accepted, _ = before.accept()
             accepted.close()  # this side closes first: it is the one that lingers
     ports.reserve(*address, "rest_port").close()

@@ -592,7 +592,7 @@ async def test_a_model_that_the_router_has_not_heard_of_yet_is_not_said_to_be_mi
 async def test_a_router_that_has_heard_of_nothing_ends_when_it_is_asked_to() -> None:
     stop = asyncio.Event()
     stop.set()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await run(RouterSettings(rest_port=0, grpc_port=0), LocalControl(), stop=stop)
 
 
@@ -622,7 +622,7 @@ async def test_a_client_that_watches_health_does_not_hold_the_port_open() -> Non
     async with running_router(deployment(), stop=stop, close_timeout_s=600) as router:
         watch = health_pb2_grpc.HealthStub(router.channel).Watch(health_pb2.HealthCheckRequest())
         states = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             async for answer in watch:
                 states.append(answer.status)
                 stop.set()

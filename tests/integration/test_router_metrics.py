@@ -34,7 +34,7 @@ async def shown(router: Router, name: str, label: str = "model") -> dict[str, fl
 
 
 async def until(router: Router, name: str, wanted: dict[str, float], label: str = "model") -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             if {key: value for key, value in (await shown(router, name, label)).items() if value} == wanted:
                 return

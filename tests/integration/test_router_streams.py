@@ -95,7 +95,7 @@ async def test_the_router_reads_no_further_than_so_many_unanswered(router: Route
 
 async def waiting_in_all(router: Router, count: int) -> None:
     """Returns once so many of model `one` wait or run; never are it more."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             shown = await router.status()
             assert shown["queued"] + shown["running"] <= count
@@ -165,7 +165,7 @@ async def test_a_caller_that_takes_no_answer_is_given_up_and_what_it_held_is_fre
         error = await ended(stream)  # once it reads again
         assert type(error) is errors.DeadlineExceeded
         assert "took no answer" in error.message
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert [each async for each in router.inference.InferStream(iter([request("a")]))]
 
 
@@ -309,5 +309,5 @@ async def test_a_stream_that_breaks_while_it_is_written_to_ends_with_its_error(r
     unknown = request(model_id="none").SerializeToString()
     for _ in range(50):
         stream = call(iter([unknown, b"\xff"]))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert type(await ended(stream)) is errors.MalformedRequest

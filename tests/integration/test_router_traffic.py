@@ -212,7 +212,7 @@ async def test_a_mirror_at_zero_is_woken() -> None:
 
 @pytest.mark.req("RM-4.3c")
 async def test_copies_do_not_hold_up_the_end_of_the_router() -> None:
-    async with asyncio.timeout(10), fake_worker("default/o") as old, fake_worker("default/n") as new:
+    async with asyncio.timeout(30), fake_worker("default/o") as old, fake_worker("default/n") as new:
         async with running_router(OLD, NEW, drain_timeout_s=60) as router:
             made = Traffic(router, old, new)
             await made.serve()

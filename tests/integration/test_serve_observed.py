@@ -47,7 +47,7 @@ def of_request(server: Server, request_id: str, last: str) -> list[dict[str, Any
         names = [line["event"] for line in lines if line["logger"].startswith("modelmora_router")]
         return lines if last in names else None
 
-    return wait_for(found, within_s=10, what=f"the line {last!r} about {request_id}")
+    return wait_for(found, within_s=60, what=f"the line {last!r} about {request_id}")
 
 
 @pytest.mark.req("REQ-OBS-003b", "REQ-OBS-004", "REQ-OBS-002a", "RM-2.6e")
@@ -92,7 +92,7 @@ def test_the_numbers_of_a_real_model_are_shown(server: Server, path: str) -> Non
         values = {s.name: s.value for f in families for s in f.samples if s.labels.get("model") == "one"}
         return values if values.get("modelmora_memory_bytes") else None
 
-    values = wait_for(shown, within_s=20, what="the memory of the model")
+    values = wait_for(shown, within_s=60, what="the memory of the model")
     assert values["modelmora_memory_bytes"] > 1_000_000
     assert values["modelmora_request_duration_seconds_count"] >= 1
     assert values["modelmora_model_loads_total"] >= 1

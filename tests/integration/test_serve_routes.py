@@ -43,11 +43,11 @@ def test_a_route_in_a_file_splits_and_an_edit_of_it_counts(tmp_path: Path) -> No
         assert client.infer("m@2.0.0", "hello").version == "2.0.0"
 
         write_route(folder, {"old": 1, "gone": 1})
-        wait_for(lambda: "PartlyRouted" in server.log(), within_s=15, what="a word of the missing backend")
+        wait_for(lambda: "PartlyRouted" in server.log(), within_s=60, what="a word of the missing backend")
         assert answered(client, 4) == {"1.0.0": 4}
 
         (folder / "route.yaml").unlink()
-        wait_for(lambda: answered(client, 1) == {"2.0.0": 1}, within_s=15, what="the highest version again")
+        wait_for(lambda: answered(client, 1) == {"2.0.0": 1}, within_s=60, what="the highest version again")
 
 
 @pytest.mark.req("RM-4.3b")
@@ -59,11 +59,11 @@ def test_a_canary_that_fails_is_rolled_back_until_its_file_is_edited(tmp_path: P
     write_route(folder, {"old": 3, "new": 1}, rollback=rollback)
     with serving(folder, tmp_path) as server, server.client() as client:
         assert outcomes(client, 24) == {"1.0.0": 21, "InferenceFailed": 3}
-        wait_for(lambda: "RolledBack" in server.log(), within_s=15, what="a word of the rollback")
+        wait_for(lambda: "RolledBack" in server.log(), within_s=60, what="a word of the rollback")
         assert "canary new: 3 of 3 requests of 60 s failed (InferenceFailed)" in server.log()
 
         write_route(folder, {"old": 1, "new": 1}, rollback=rollback)
-        wait_for(lambda: "InferenceFailed" in outcomes(client, 1), within_s=15, what="requests for the canary again")
+        wait_for(lambda: "InferenceFailed" in outcomes(client, 1), within_s=60, what="requests for the canary again")
         assert outcomes(client, 8)["InferenceFailed"] == 2
         assert outcomes(client, 6) == {"1.0.0": 6}
 

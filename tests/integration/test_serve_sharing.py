@@ -105,7 +105,7 @@ async def test_who_is_as_urgent_waits_for_its_turn_and_says_for_whom(folder: Pat
             await asyncio.to_thread(
                 wait_for,
                 lambda: condition(server, "b", "Scheduled")[0] == "WaitingForRoom",
-                within_s=10,
+                within_s=60,
                 what="b to say that it waits",
             )
             assert "taken, by a:" in condition(server, "b", "Scheduled")[1]

@@ -18,7 +18,7 @@ from tests.support.entries import outputs_of
 from tests.support.manifests import manifest
 from tests.support.workers import DEADLINE_S, batch, entry, results, settings_json, short_folder, until_exists
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 IMPORT_S = 90.0
 
 PRELOADED = """

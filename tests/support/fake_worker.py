@@ -27,7 +27,7 @@ def echo(entry: worker_pb2.BatchEntry) -> worker_pb2.EntryResult:
     texts = texts_of(entry)
     lengths = np.array([[len(text)] for text in texts], dtype=np.float32)
     output = output_of(text=texts, embeddings=lengths)
-    return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output, inference_ms=1.5)
+    return worker_pb2.EntryResult(entry_id=entry.entry_id, output=output, inference_ms=1.5, batch_size=1)
 
 
 class FakeWorker(worker_pb2_grpc.WorkerServiceServicer):

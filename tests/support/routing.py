@@ -98,7 +98,7 @@ def request(text: str | list[str] = "hello", *, model_id: str = "one", **fields:
     return types_pb2.InferenceRequest(model_id=model_id, input=to_values({"text": text}), **fields)
 
 
-async def eventually(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
+async def eventually(condition: Callable[[], Any], *, within_s: float = 30.0) -> Any:
     """The first true value of a condition."""
     async with asyncio.timeout(within_s):
         while not (value := condition()):  # noqa: ASYNC110 - there is no event for every condition

@@ -39,10 +39,10 @@ class Server:
         return self.process.pid
 
     def client(self) -> Client:
-        return Client(self.grpc, deadline_seconds=60)
+        return Client(self.grpc, deadline_seconds=180)
 
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.rest, timeout=60)
+        return httpx.Client(base_url=self.rest, timeout=180)
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")

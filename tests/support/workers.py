@@ -20,7 +20,7 @@ from modelmora_worker.stopping import Stopping
 from tests.support.entries import entry_of
 from tests.support.manifests import manifest
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 # Travels to the worker as one of runtime.files. Its parameters say what it does to a request.
 ENGINE = """

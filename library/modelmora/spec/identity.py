@@ -32,15 +32,15 @@ class Priority(IntEnum):
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """The priority of that name, in any case; MEDIUM is another name of NORMAL.
+        """The priority of that name, in any case, or of that number; MEDIUM is another name of NORMAL.
 
         Raises:
             InvalidRequest: there is none.
         """
         word = name.strip().upper()
         try:
-            return cls["NORMAL" if word == "MEDIUM" else word]
-        except KeyError:
+            return cls(int(word)) if word.isdecimal() else cls["NORMAL" if word == "MEDIUM" else word]
+        except (KeyError, ValueError):
             raise InvalidRequest(
                 f"priority {name[:40]!r} is unknown",
                 field="priority",

@@ -217,7 +217,7 @@ class Scaling(Part):
     scale_to_zero_after_seconds: Seconds = 300
     """Idle time after which the model goes to zero."""
     scale_down_delay_seconds: Seconds = 30
-    """How long fewer workers must have been enough before one is stopped."""
+    """How long fewer workers must have been enough before one is stopped; their load is an average of 5 s more."""
     initial_replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Workers of a new spec before anybody asks, so that it proves itself once; default: the operator's setting."""
 

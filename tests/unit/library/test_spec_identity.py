@@ -86,4 +86,7 @@ def test_priorities_are_named_in_any_case_and_medium_is_normal(name: str, priori
 def test_an_unknown_priority_is_refused_with_the_names_that_there_are() -> None:
     with pytest.raises(InvalidRequest) as caught:
         Priority.parse("urgent")
+    for number in ("0", "5", "-1", "1.0", "²"):
+        with pytest.raises(InvalidRequest):
+            Priority.parse(number)
     assert "CRITICAL, HIGH, NORMAL or LOW" in caught.value.context.remedy

@@ -194,7 +194,7 @@ def test_who_waits_for_a_place_says_who_has_it_and_holds_its_requests() -> None:
     for words in ("a, b, 1 other model:", "--max-workers", "operator.maxWorkers"):
         assert words in scheduled.message
     assert "c" not in scheduled.message.split("by ")[1].split(":")[0].split(", ")[:2]
-    assert made.state is ModelState.LOADING  # a router holds the requests
+    assert made.state is ModelState.STANDBY  # nothing loads; a router holds the requests
     assert ready(made) == ("True", "ScaledToZero")
     assert made.condition("Reconciling") is None
 
@@ -204,10 +204,27 @@ def test_ready_is_false_once_requests_have_waited_for_a_place_for_as_long_as_the
     assert plan(waiting, NOW, Policy()).requeue_after_s == 1
     late = status(proven, demand=WAITING, share=NONE_FREE, now=NOW + 1)
     assert ready(late) == ("False", "WaitingForRoom")
-    assert late.state is ModelState.LOADING
+    assert late.state is ModelState.STANDBY
     assert ready(status(proven, demand=WAITING, share=Share(1, 1), now=NOW + 1)) == ("True", "ScaledToZero")
     held_up = Share(granted=1, may_start=0)  # by a worker of another that does not end
     assert ready(status(proven, demand=WAITING, share=held_up, now=NOW + 1)) == ("False", "WaitingForRoom")
+
+
+@pytest.mark.parametrize("model", [proven, MODEL], ids=["verified", "never tested"])
+def test_it_stays_so_while_callers_that_were_refused_come_and_go_until_they_stay_away(model: ModelDeployment) -> None:
+    late = status(model, demand=WAITING, share=NONE_FREE, now=NOW + 1)
+    refused = model.model_copy(update={"status": late})
+    away = Demand(0, NOW)  # its last request has failed, and none waits
+    between = status(refused, demand=away, share=NONE_FREE, now=NOW + 30)
+    assert ready(between) == ("False", "WaitingForRoom")
+    assert "all places for workers are taken" in condition(between, "Ready").message
+    assert between.desired_replicas == 1
+    back = Demand(1, NOW + 31, urgency=3, waiting_since=NOW + 31)
+    assert ready(status(refused, demand=back, share=NONE_FREE, now=NOW + 32)) == ("False", "WaitingForRoom")
+    assert plan(snapshot(refused, demand=away, share=NONE_FREE), NOW + 30, Policy()).requeue_after_s == 90
+    gone = status(refused, demand=away, share=NONE_FREE, now=NOW + 120)
+    assert ready(gone)[1] == ("ScaledToZero" if model is proven else "Unverified")
+    assert ready(status(refused, demand=away, share=Share(1, 1), now=NOW + 30))[1] != "WaitingForRoom"
 
 
 def test_a_model_that_gave_way_and_that_nobody_waits_for_is_at_rest() -> None:

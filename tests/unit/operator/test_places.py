@@ -107,7 +107,7 @@ async def test_an_idle_model_gives_its_place_to_one_that_is_asked_for(scene: Sce
     with capture_logs() as logs:
         await scene.look(A)
     told = [entry for entry in logs if entry["event"] == "model gives way"]
-    assert [(entry["model"], entry["to"]) for entry in told] == [("default/a", ["default/b"])]
+    assert [(entry["deployment"], entry["to"]) for entry in told] == [("default/a", ["default/b"])]
     assert scene.of(B) == []  # not before the other has ended
     await scene.end(A)
     assert (scene.of(A), len(scene.of(B))) == ([], 1)

@@ -232,6 +232,7 @@ async def test_a_request_that_waits_too_long_leaves_the_queue() -> None:
         outcome = await bench.infer(call("waits", timeout_s=0.05))
         assert isinstance(outcome, DeadlineExceeded)
         assert outcome.context.request_id == "request-waits"
+        assert "within 0.05 s, its timeout" in outcome.message
         assert bench.lane.statistics().queued == 0
         replica.answer_all()
         assert replica.texts == ["runs", "staged"]

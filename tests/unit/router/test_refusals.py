@@ -8,7 +8,7 @@ from modelmora.errors import ColdStartTimeout, DeadlineExceeded, ModelSuspended,
 from modelmora.spec import ModelState
 from modelmora_router.deadlines import Ending
 from modelmora_router.refusals import overdue, refusal
-from tests.support.routing import MOMENT, deployment, failed
+from tests.support.routing import MOMENT, condition, deployment, failed
 
 NOW = MOMENT.timestamp()
 
@@ -62,7 +62,18 @@ def test_a_suspended_model_refuses_even_while_its_worker_still_serves() -> None:
     ],
 )
 def test_what_ended_the_time_decides_the_error(ending: Ending, kind: type[Exception], field: str) -> None:
-    error = overdue(deployment(), ending=ending, waited_s=2.0, retry_after_s=5)
+    error = overdue(deployment(), ending=ending, allowed_s=2.0, retry_after_s=5)
     assert type(error) is kind
     assert error.context.field == field
     assert error.context.model_id == "one"
+
+
+@pytest.mark.req("REQ-QUEUE-002")
+def test_a_model_that_did_not_wake_since_it_has_no_place_says_who_has_it() -> None:
+    words = "all places for workers are taken, by n: it gets one when one of them is idle"
+    status = {"conditions": (condition("Scheduled", "False", "WaitingForRoom", words),)}
+    error = overdue(deployment(status=status), ending=Ending.ASLEEP, allowed_s=2.0, retry_after_s=5)
+    assert isinstance(error, ColdStartTimeout)
+    assert "has no place" in error.message
+    assert (error.context.reason, error.context.remedy) == ("WaitingForRoom", words)
+    assert error.context.retry_after_s == 5

@@ -87,6 +87,14 @@ def test_the_spans_of_an_answer_lie_in_one_another() -> None:
     assert inference.attributes == {"modelmora.batch_size": 4}
 
 
+def test_a_worker_that_says_that_it_took_longer_than_the_request_did_took_all_of_it() -> None:
+    answer = Answer(
+        model_id="one", version="1.0.0", output=b"", queue_ms=0.0, inference_ms=9.0, total_ms=2.0, request_id="r"
+    )
+    request, queue, inference = spans_of(call(), answer, now=1_000_000_000)
+    assert (request.begin, queue.begin, inference.begin) == (998_000_000,) * 3
+
+
 def test_the_span_of_a_failure_names_its_code() -> None:
     span = failed_span(call(), QueueFull("full"), waited_s=0.5, now=1_000_000_000)
     assert (span.begin, span.end, span.error) == (500_000_000, 1_000_000_000, "full")

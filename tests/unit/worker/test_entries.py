@@ -25,7 +25,7 @@ from modelmora_worker.entry import Done, Entry
 from modelmora_worker.responses import Writer
 from tests.support.waiting import eventually
 
-DEADLINE_S = 10.0
+DEADLINE_S = 30.0
 CRITICAL, HIGH, NORMAL, LOW = Priority
 
 
