@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from modelmora.spec import Condition, ConditionStatus, ModelDeployment, ModelRoute
+from modelmora.spec import WAITING_FOR_ROOM, Condition, ConditionStatus, ModelDeployment, ModelRoute
 from modelmora_operator.cluster import Failure, ObservedWorker, Phase, Snapshot
 
 READY: Final = "Ready"
@@ -27,7 +27,6 @@ UNVERIFIED: Final = "Unverified"
 SUSPENDED: Final = "Suspended"
 DUPLICATE_VERSION: Final = "DuplicateVersion"
 WAITING_TO_RETRY: Final = "WaitingToRetry"
-WAITING_FOR_ROOM: Final = "WaitingForRoom"
 
 # What only an edit heals: of the manifest, or of the installation; and what had the time that the manifest gave it.
 _BEYOND_TIME: Final = frozenset(
@@ -52,19 +51,13 @@ class Facts:
     older_twin: ModelDeployment | None = None
     retry_in_s: float | None = None  # the next attempt waits so long
     retry_at: float | None = None  # Unix time of it
-    vain_in_s: float | None = None  # then, or since, requests have waited for a place for as long as they may
-    vain_ends_in_s: float | None = None  # then they have stayed away
+    waits_in_vain: bool = False  # requests, for a place, for longer than they may
+    vain_changes_in_s: float | None = None  # that begins or ends by time alone
 
     @property
     def waits_s(self) -> tuple[float | None, ...]:
         """After which times it is to be looked at again."""
-        vain_s = self.vain_ends_in_s if self.waits_in_vain else self.vain_in_s
-        return self.retry_in_s, vain_s, self.snapshot.recheck_after_s
-
-    @property
-    def waits_in_vain(self) -> bool:
-        """Requests wait for a place for longer than they may."""
-        return self.vain_in_s is not None and self.vain_in_s <= 0
+        return self.retry_in_s, self.vain_changes_in_s, self.snapshot.recheck_after_s
 
     @property
     def granted(self) -> int:

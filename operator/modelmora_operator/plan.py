@@ -53,8 +53,7 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
     held_back = wait_s is not None
     steps = _steps(snapshot, hashed, wish.replicas, held_back=held_back)
     start = () if held_back else _new_workers(snapshot, deployment, hashed, steps.missing)
-    vain_in_s = room.vain_in_s(snapshot, deployment, now)
-    vain = vain_in_s is not None and vain_in_s <= 0
+    vain, vain_changes_in_s = room.waiting_in_vain(snapshot, deployment, now)
     facts = Facts(
         snapshot=snapshot,
         deployment=deployment,
@@ -63,8 +62,8 @@ def plan(snapshot: Snapshot, now: float, policy: Policy) -> Plan:
         older_twin=older,
         retry_in_s=wait_s if steps.missing else None,
         retry_at=retry_at,
-        vain_in_s=vain_in_s,
-        vain_ends_in_s=room.vain_ends_in_s(snapshot, now),
+        waits_in_vain=vain,
+        vain_changes_in_s=vain_changes_in_s,
     )
     turn = _turn(snapshot, hashed, wish.replicas, steps, started=len(start), held_back=held_back)
     return Plan(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelmora.control import Demand
-from modelmora.spec import ModelDeployment
+from modelmora.spec import WAITING_FOR_ROOM, ConditionStatus, ModelDeployment
 from modelmora_operator.cluster import ObservedWorker, Phase, Snapshot
 from modelmora_operator.sharing import Contender
 
@@ -56,31 +56,25 @@ def shown(snapshot: Snapshot, deployment: ModelDeployment, wanted: int, *, verif
     return deployment.spec.scaling.min_replicas if at_rest else wanted
 
 
-def vain_in_s(snapshot: Snapshot, deployment: ModelDeployment, now: float) -> float | None:
-    """When, or since when, requests have waited for a place for as long as they may, seconds from now; None: not.
+def waiting_in_vain(snapshot: Snapshot, deployment: ModelDeployment, now: float) -> tuple[bool, float | None]:
+    """Whether requests wait for a place for longer than they may, and in how many seconds that changes by time alone.
 
     Those that failed are told to come back, and while they are away nobody waits: it stays so until they stay away.
     """
     demand = snapshot.demand
     if snapshot.granted != 0 or demand is None:
-        return None
+        return False, None
+    already = _waited_in_vain(deployment)
     if demand.waiting_since:
-        in_s = demand.waiting_since + deployment.spec.queue.cold_start_timeout_seconds - now
-        return min(in_s, 0.0) if _waited_in_vain(deployment) else in_s
-    return 0.0 if _waited_in_vain(deployment) and now < demand.last_used_at + _COME_BACK_WITHIN_S else None
-
-
-def vain_ends_in_s(snapshot: Snapshot, now: float) -> float | None:
-    """When those that waited in vain have stayed away; None: they wait, or nobody knows of any."""
-    demand = snapshot.demand
-    if snapshot.granted != 0 or demand is None or demand.waiting_since:
-        return None
-    return demand.last_used_at + _COME_BACK_WITHIN_S - now
+        left_s = demand.waiting_since + deployment.spec.queue.cold_start_timeout_seconds - now
+        return (True, None) if already or left_s <= 0 else (False, left_s)
+    left_s = demand.last_used_at + _COME_BACK_WITHIN_S - now
+    return (True, left_s) if already and left_s > 0 else (False, None)
 
 
 def _waited_in_vain(deployment: ModelDeployment) -> bool:
     ready = deployment.status.condition("Ready")
-    return ready is not None and (ready.status, ready.reason) == ("False", "WaitingForRoom")
+    return ready is not None and (ready.status, ready.reason) == (ConditionStatus.FALSE, WAITING_FOR_ROOM)
 
 
 def _firm(deployment: ModelDeployment, serving: int) -> int:

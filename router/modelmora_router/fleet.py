@@ -228,7 +228,7 @@ class Fleet:
 
     def _take_deployments(self, deployments: Deployments) -> None:
         self._deployments = deployments
-        self._contended = any(_waits_for_room(one.status) for one in deployments.values())
+        self._contended = any(one.status.waiting_for_room for one in deployments.values())
         self._look_up()
         for key in list(self._lanes):
             before, now = self._lanes[key].lane.deployment, deployments.get(key)
@@ -330,11 +330,6 @@ class Fleet:
 def _made_for(worker: Worker, deployment: ModelDeployment) -> bool:
     """Not for one of the same name that was deleted: what that one loaded may be something else."""
     return worker.deployment_uid in {"", deployment.metadata.uid} or not deployment.metadata.uid
-
-
-def _waits_for_room(status: ModelDeploymentStatus) -> bool:
-    scheduled = status.condition("Scheduled")
-    return scheduled is not None and scheduled.reason == "WaitingForRoom"
 
 
 def _no_longer_failed(status: ModelDeploymentStatus) -> bool:

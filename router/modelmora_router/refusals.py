@@ -18,7 +18,6 @@ from modelmora.spec import ModelDeployment, ModelState
 from modelmora_router.deadlines import Ending
 
 _ATTEMPT_S: Final = 1.0
-_NO_ROOM: Final = "WaitingForRoom"
 
 
 def refusal(deployment: ModelDeployment, *, serving: bool, now: float, retry_after_s: float) -> ModelMoraError | None:
@@ -92,12 +91,11 @@ def unresponsive(deployment: ModelDeployment, *, retry_after_s: float) -> Worker
 def cold_start_timeout(deployment: ModelDeployment, *, retry_after_s: float) -> ColdStartTimeout:
     """No worker served in time: it could not be loaded so quickly, or has no place."""
     waited = f"model {deployment.model_id!r} did not wake within {deployment.spec.queue.cold_start_timeout_seconds:g} s"
-    scheduled = deployment.status.condition("Scheduled")
-    if scheduled and scheduled.reason == _NO_ROOM:
+    if scheduled := deployment.status.waiting_for_room:
         return ColdStartTimeout(
             f"{waited}, since it has no place",
             model_id=deployment.model_id,
-            reason=_NO_ROOM,
+            reason=scheduled.reason,
             remedy=scheduled.message or "send the request again when other models are idle",
             retry_after_s=retry_after_s,
         )

@@ -14,7 +14,7 @@ from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc_error
 from tests.support import fuzzing
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
-from tests.support.routing import Router, deployment, eventually, request, running_router
+from tests.support.routing import Router, deployment, eventually, post_raw, request, running_router
 from tests.support.waiting import eventually_async
 
 CASES = 300
@@ -80,9 +80,7 @@ async def test_a_caller_that_sends_byte_by_byte_gets_its_answer(router: Router) 
 
 async def test_a_caller_that_half_closes_gets_its_answer_or_is_withdrawn(router: Router, worker: FakeWorker) -> None:
     worker.hold()
-    body = json.dumps(GOOD).encode()
-    reader, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
-    writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    reader, writer = await post_raw(router, json.dumps(GOOD).encode())
     await eventually(lambda: worker.received)
     writer.write_eof()
     worker.release()

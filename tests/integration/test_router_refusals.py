@@ -19,7 +19,7 @@ from modelmora.v1 import management_pb2, registry_pb2, types_pb2, worker_pb2
 from modelmora.v1.types_pb2 import InferenceResponse
 from modelmora.wire.status import from_rpc_error, to_rpc
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
-from tests.support.routing import Router, deployment, eventually, failed, request, running_router
+from tests.support.routing import Router, deployment, eventually, failed, post_raw, request, running_router
 
 GOOD = {"input": {"text": "a"}}
 
@@ -220,9 +220,7 @@ async def test_each_model_and_so_each_task_has_a_timeout_of_its_own(worker: Fake
 
 async def test_a_rest_client_that_hangs_up_withdraws_its_request(router: Router, worker: FakeWorker) -> None:
     worker.hold()
-    body = json.dumps(GOOD).encode()
-    _, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
-    writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    _, writer = await post_raw(router, json.dumps(GOOD).encode())
     await eventually(lambda: worker.received)
     writer.close()
     await writer.wait_closed()

@@ -106,6 +106,13 @@ async def eventually(condition: Callable[[], Any], *, within_s: float = 30.0) ->
         return value
 
 
+async def post_raw(router: "Router", body: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which a request for model `one` was sent, and nothing was read."""
+    reader, writer = await asyncio.open_connection(router.bound.host, router.bound.rest_port)
+    writer.write(b"POST /infer/one HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+    return reader, writer
+
+
 class Router:
     """A running router, and the operator's side of its control."""
 

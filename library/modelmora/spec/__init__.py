@@ -35,6 +35,7 @@ from modelmora.spec.route import ModelRoute, ModelRouteStatus, RolledBack
 from modelmora.spec.route_spec import Backend, Mirror, ModelRouteSpec, Rollback
 from modelmora.spec.schema import API_GROUP, API_VERSION, quantity_value
 from modelmora.spec.status import (
+    WAITING_FOR_ROOM,
     ArtifactStatus,
     Condition,
     ConditionStatus,
@@ -50,6 +51,7 @@ __all__ = [
     "API_GROUP",
     "API_VERSION",
     "RESERVED_SEGMENTS",
+    "WAITING_FOR_ROOM",
     "ArtifactStatus",
     "Backend",
     "Batching",

@@ -1,11 +1,14 @@
 """What the operator reports of a ModelDeployment: written by it alone, read by the router and by people."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from modelmora.spec.schema import MAX_INTEGER, Bytes, Count, Moment, Part, Text
+
+WAITING_FOR_ROOM: Final = "WaitingForRoom"
+"""The reason of conditions while others have the places."""
 
 Word = Annotated[str, Field(max_length=256)]
 
@@ -139,3 +142,9 @@ class ModelDeploymentStatus(Part):
     def condition(self, kind: str) -> Condition | None:
         """The condition of that type."""
         return next((condition for condition in self.conditions if condition.type == kind), None)
+
+    @property
+    def waiting_for_room(self) -> Condition | None:
+        """The condition that says so, while others have the places that it wants."""
+        scheduled = self.condition("Scheduled")
+        return scheduled if scheduled and scheduled.reason == WAITING_FOR_ROOM else None
