@@ -2,7 +2,7 @@
 
 make bench-tensors                        about fifteen minutes
 make bench-tensors ARGS=--quick           a look, up to 10 MB
-make bench-tensors ARGS="--only rivals"   a part: passes rivals cycles
+make bench-tensors ARGS="--only rivals"   a part: passes rivals cycles requests
 make bench-tensors ARGS="--leaks 100000"  also so many tensors, with processes that are killed at random
 """
 
@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import tensors_cycles  # noqa: E402 - after the path is set
 import tensors_leaks  # noqa: E402
 import tensors_passes  # noqa: E402
+import tensors_requests  # noqa: E402
 import tensors_rivals  # noqa: E402
 from report import RESULTS, Figure, publish  # noqa: E402
 
@@ -37,7 +38,7 @@ def _options() -> argparse.Namespace:
     arguments.add_argument("--quick", action="store_true", help="fewer rounds and no more than 10 MB, for a look")
     arguments.add_argument("--rounds", type=int, help="of each pass; default 100")
     arguments.add_argument("--leaks", type=int, default=0, metavar="N", help="also passes N tensors among kills")
-    names = ("passes", "rivals", "cycles", "leaks")
+    names = ("passes", "rivals", "cycles", "requests", "leaks")
     arguments.add_argument("--only", action="append", choices=names, help="this part; may be given several times")
     arguments.add_argument("--results", type=Path, default=RESULTS, help="the folder for the JSON; default %(default)s")
     return arguments.parse_args()
@@ -51,6 +52,7 @@ def _parts(options: argparse.Namespace) -> Mapping[str, Part]:
         "passes": lambda: tensors_passes.measure(rounds=rounds, largest=largest),
         "rivals": lambda: tensors_rivals.measure(rounds=rounds, rounds_of_1_gb=few, largest=largest),
         "cycles": lambda: tensors_cycles.measure(rounds=rounds),
+        "requests": lambda: tensors_requests.measure(rounds=few, largest=largest),
         "leaks": lambda: tensors_leaks.measure(tensors=options.leaks or (400 if options.quick else 100_000)),
     }
 

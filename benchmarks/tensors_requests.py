@@ -34,12 +34,12 @@ class Engine:
 _STARTED_WITHIN_S: Final = 60.0
 
 
-def measure(*, rounds: int) -> Iterator[Figure]:
+def measure(*, rounds: int, largest: int) -> Iterator[Figure]:
     """p50 and p99 by size and transport, and shared memory in parts of bytes; ways take turns within a round."""
     latencies: dict[tuple[str, str], list[float]] = defaultdict(list)
     with _worker() as socket, Client(f"unix:{socket}") as sharing, Client(f"unix:{socket}") as plain:
         plain._sharing = None  # noqa: SLF001 - the same client, but for this
-        for size, count in _SIZES.items():
+        for size, count in [each for each in _SIZES.items() if each[1] <= largest]:
             array = np.arange(count, dtype=np.uint8)
             _ms(sharing, array), _ms(plain, array)  # the first opens the session and its arena
             place = _placed(sharing, array)

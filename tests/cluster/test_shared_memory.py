@@ -1,6 +1,7 @@
 """Containers beside a worker on real nodes: as other users they share memory with it, and nothing outlives a crash."""
 
 import json
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -217,6 +218,41 @@ print(json.dumps(said))
     assert neighbour.container(pod, "worker")["restartCount"] == 1
     assert neighbour.container(pod)["restartCount"] == 0
     eventually(lambda: neighbour.used_bytes(pod) == 0, "memory is left")
+
+
+@pytest.mark.req("EDGE-3", "FR-009")
+def test_one_that_cuts_its_memory_short_ends_its_worker_which_comes_back(neighbour: Neighbour) -> None:
+    """The one thing that is promised to nobody, since a file in a volume of the pod cannot be sealed."""
+    pod = neighbour.serve()
+    program = """
+import os, time
+import numpy as np
+from modelmora import Client
+from modelmora.errors import ModelMoraError
+from modelmora.tensors.looks import behind
+with Client() as client:
+    array = np.ones(10_000_000, np.float32)
+    client.infer("summing", array)
+    tensor = client._sharing._session.put(array)
+    os.ftruncate(behind(tensor.numpy()).place.arena.fd, 0)
+    try:
+        client.infer("summing", tensor.numpy(), deadline_seconds=20)
+    except ModelMoraError as error:
+        print(error.code)
+    ends_at = time.monotonic() + 50
+    while time.monotonic() < ends_at:
+        try:
+            print(client.infer("summing", array, deadline_seconds=20).output["sum"][0])
+            break
+        except ModelMoraError:
+            time.sleep(0.2)
+"""
+    error, again = neighbour.run(pod, program).split()
+    assert error in {"WORKER_UNAVAILABLE", "SERVER_UNAVAILABLE"}
+    assert float(again) == 10 * MB
+    worker = neighbour.container(pod, "worker")
+    assert worker["restartCount"] == 1
+    assert worker["lastState"]["terminated"]["exitCode"] == 128 + signal.SIGBUS
 
 
 @pytest.mark.req("US2", "US3")

@@ -56,8 +56,18 @@ def test_a_hand_over_is_measured_beside_pickle_and_protobuf_in_wall_and_cpu(tmp_
         for rival in ("pickle 5", "protobuf bytes"):
             name = f"10 MB, {what} less than {rival}: in place (SC-007, NUM-29)"
             assert goal(figures, name) == (95.0, "%", "at least")
-    assert goal(figures, "frames of 100 MB: shared memory (NUM-27)") == (55, "1/s", "at least")
-    assert figures["frames of 100 MB: shared memory ÷ pickle 5 (NUM-27)"]["goal"] == 10
+    assert goal(figures, "frames of 100 MB: shared memory, one copy in (NUM-27)") == (55, "1/s", "at least")
+    for rival in ("pickle 5", "multiprocessing"):
+        assert figures[f"frames of 100 MB: {rival} (NUM-27)"]["unit"] == "1/s"
+        for way in ("made in place", "one copy in"):
+            assert figures[f"frames of 100 MB: shared memory, {way} ÷ {rival} (NUM-27)"]["goal"] == 10
+
+
+def test_a_request_is_measured_by_handle_and_as_bytes(tmp_path: Path) -> None:
+    figures = measured("requests", tmp_path)
+    for way in ("shared memory", "shared memory, made in place"):
+        assert figures[f"request with 10 MB, 1 client, p50: {way}"]["baseline"] > 0
+    assert figures["request with 10 MB, 1 client, p50: bytes"]["unit"] == "ms"
 
 
 @pytest.mark.req("SC-008", "NUM-24", "NUM-25", "NUM-30", "S3-2")

@@ -18,6 +18,7 @@ from modelmora.errors import (
     InferenceFailed,
     InvalidRequest,
     ModelNotFound,
+    PayloadTooLarge,
     ServerUnavailable,
 )
 from modelmora.tensors import Session, connect, counters
@@ -160,6 +161,15 @@ async def test_without_shared_memory_or_without_enough_of_it_the_same_call_sends
         result = await client.infer(MODEL, LARGE, parameters={"back": "C"})
         np.testing.assert_array_equal(result.array("back"), LARGE)
         assert sum(counters.statistics().fallbacks.values()) > before
+
+
+@pytest.mark.req("US3-AS2", "FR-006")
+async def test_bytes_that_are_too_large_say_why_they_were_bytes() -> None:
+    async with direct(session_quota_bytes=2**20, max_message_bytes=2**20) as (path, _), client_of(path) as client:
+        with pytest.raises(PayloadTooLarge, match="above what the session may have") as caught:
+            await client.infer(MODEL, LARGE)
+        assert caught.value.context.field == "sharedMemory.sessionQuota"
+        assert "sessionQuota" in caught.value.context.remedy
 
 
 @pytest.mark.req("US2-AS2", "FR-012")

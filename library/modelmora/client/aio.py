@@ -70,9 +70,9 @@ class AsyncClient:
         if self._sharing is None:
             return await self._run(ask(), deadline_seconds)
         # What is copied is copied in another thread; the event loop goes on.
-        loan = await asyncio.to_thread(self._sharing.loan, model_id, messages.named(input).values())
+        passage = await asyncio.to_thread(self._sharing.passage, model_id, messages.named(input).values())
         try:
-            with lent(loan):
+            with lent(passage) as loan:
                 result = await self._run(ask(loan=loan), deadline_seconds)
         except InvalidRequest as error:
             if not is_of_session(error):

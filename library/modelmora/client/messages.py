@@ -25,6 +25,8 @@ Input: TypeAlias = InputValue | Mapping[str, InputValue]
 M = TypeVar("M")
 
 NAMESPACE_METADATA: Final = "modelmora-namespace"
+# Words of the gRPC library, which has no code that tells who went in the middle of a call from who was never there.
+_LOST: Final = ("Stream removed", "Socket closed", "reset by peer", "Broken pipe", "GOAWAY", "keepalive")
 _FOREVER_S: Final = 10 * 365 * 86_400
 CHANNEL_OPTIONS: Final = (
     ("grpc.max_send_message_length", -1),  # the server states its own bound
@@ -273,10 +275,12 @@ def metadata(namespace: str) -> tuple[tuple[str, str], ...]:
 def failure(error: grpc.RpcError, *, endpoint: str) -> ModelMoraError:
     """The typed error of a failed call."""
     typed = status.from_rpc_error(error, endpoint=endpoint)
-    if isinstance(typed, ServerUnavailable) and not typed.context.remedy:
-        return ServerUnavailable(
-            f"no ModelMora server answers at {endpoint}: {typed.message}",
-            endpoint=endpoint,
-            remedy="start one with `modelmora serve`, or name its address",
-        )
-    return typed
+    if not isinstance(typed, ServerUnavailable) or typed.context.remedy:
+        return typed
+    if any(words in typed.message for words in _LOST):
+        problem = f"the connection to {endpoint} was lost during the call"
+        remedy = "send the request again; whether this one ran is not known"
+    else:
+        problem = f"no ModelMora server answers at {endpoint}"
+        remedy = "start one with `modelmora serve`, or name its address"
+    return ServerUnavailable(f"{problem}: {typed.message}", endpoint=endpoint, remedy=remedy)

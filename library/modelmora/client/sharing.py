@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from modelmora.errors import InvalidRequest, ModelMoraError, ServerUnavailable
+from modelmora.errors import InvalidRequest, ModelMoraError, PayloadTooLarge, ServerUnavailable
 from modelmora.tensors import Session, SharedTensor, connect, counters
 from modelmora.v1.types_pb2 import SharedMemory, Tensor
 from modelmora.wire.values import Array
@@ -52,15 +52,34 @@ class Loan:
         return self.session.own(tensor, self.room, field=field)
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """How the arrays of one call travel: as handles of a loan, or as bytes."""
+
+    loan: Loan | None = None
+    why_bytes: ModelMoraError | None = None  # where there could have been a loan
+
+    def explained(self, error: PayloadTooLarge) -> PayloadTooLarge:
+        """Bytes have a bound that handles have not: who meets it hears why these were bytes."""
+        why = self.why_bytes
+        if why is None:
+            return error
+        message = f"{error.message}; shared memory has no such bound, but {why.message}"
+        return PayloadTooLarge(message, field=why.context.field, remedy=why.context.remedy)
+
+
 @contextmanager
-def lent(loan: Loan | None) -> Iterator[None]:
+def lent(passage: Passage) -> Iterator[Loan | None]:
     """The block of a call. A worker that has answered looks no more; one that has not may still look."""
+    loan = passage.loan
     try:
-        yield
-    except BaseException:
+        yield loan
+    except BaseException as error:
         if loan:
             with suppress(ModelMoraError):  # a worker that is gone looks no more; why the call failed says the call
                 loan.session.revoke(loan.lease)
+        if isinstance(error, PayloadTooLarge):
+            raise passage.explained(error) from error
         raise
     if loan:
         loan.session.give_back(loan.lease)
@@ -87,18 +106,18 @@ class Sharing:
         scheme, _, path = target.partition(":")
         return cls(Path("/" + path.lstrip("/") if path.startswith("/") else path)) if scheme == "unix" else None
 
-    def loan(self, model_id: str, values: Iterable[object]) -> Loan | None:
-        """Lends the large ones among the arrays, and room for the answer; None: all is to travel as bytes."""
+    def passage(self, model_id: str, values: Iterable[object]) -> Passage:
+        """Lends the large ones among the arrays, and room for the answer, if that can be."""
         arrays = [value for value in values if isinstance(value, np.ndarray) and value.nbytes >= FROM_BYTES]
         if not arrays and self._room_bytes.get(model_id, 0) < FROM_BYTES:
-            return None
+            return Passage()
         try:
-            return self._lent(model_id, arrays)
+            return Passage(self._lent(model_id, arrays))
         except ModelMoraError as error:
             counters.count_fallback(error.code)
             for array in arrays:
                 counters.count_sent("bytes", array.nbytes)
-            return None
+            return Passage(why_bytes=error)
 
     def _lent(self, model_id: str, arrays: list[np.ndarray[Any, Any]]) -> Loan:
         session = self._opened()

@@ -86,17 +86,18 @@ class Client:
             timeout_seconds=timeout_seconds,
             request_id=request_id,
         )
-        loan = self._sharing.loan(model_id, messages.named(input).values()) if self._sharing else None
+        if self._sharing is None:
+            return self._run(ask(), deadline_seconds)
+        passage = self._sharing.passage(model_id, messages.named(input).values())
         try:
-            with lent(loan):
+            with lent(passage) as loan:
                 result = self._run(ask(loan=loan), deadline_seconds)
         except InvalidRequest as error:
-            if not (self._sharing and is_of_session(error)):
+            if not is_of_session(error):
                 raise
             self._sharing.drop()
             result = self._run(ask(), deadline_seconds)
-        if self._sharing:
-            self._sharing.answered(model_id, result.output.values())
+        self._sharing.answered(model_id, result.output.values())
         return result
 
     def infer_stream(

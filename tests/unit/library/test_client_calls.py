@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
 
 from modelmora.client import Client, calls, messages
 from modelmora.client.calls import Call
-from modelmora.errors import InvalidRequest
+from modelmora.errors import InvalidRequest, ServerUnavailable
 
 
 def infer(model_id: Any = "one", value: Any = "hello", **given: Any) -> Call[Any]:
@@ -51,3 +52,23 @@ def test_a_deadline_is_a_number_and_infinity_is_none() -> None:
     assert messages.time_limit(1e300) is None
     with pytest.raises(InvalidRequest):
         messages.time_limit(float("nan"))
+
+
+@pytest.mark.req("US2-AS3", "FR-009")
+@pytest.mark.parametrize(
+    ("details", "said", "remedy"),
+    [
+        ("failed to connect to all addresses", "no ModelMora server answers at h:1", "start one"),
+        ("DNS resolution failed for h:1", "no ModelMora server answers at h:1", "start one"),
+        ("Stream removed", "the connection to h:1 was lost during the call", "send the request again"),
+        ("recvmsg:Connection reset by peer", "the connection to h:1 was lost during the call", "send the request again"),
+    ],
+)
+def test_who_was_never_there_and_who_went_are_told_apart(details: str, said: str, remedy: str) -> None:
+    none = grpc.aio.Metadata()
+    error = messages.failure(
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, details=details), endpoint="h:1"
+    )
+    assert isinstance(error, ServerUnavailable)
+    assert error.message == f"{said}: {details}"
+    assert error.context.remedy.startswith(remedy)
