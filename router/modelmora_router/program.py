@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 import uvloop
 
+from modelmora import garbage
 from modelmora.control.kubernetes import KubernetesControl
 from modelmora.control.leases import Holder
 from modelmora.errors import ServerUnavailable
@@ -49,7 +50,12 @@ async def _serve(settings: Settings) -> None:
             with exporting(settings.tracing) as spans:
                 async with control.running():
                     await server.run(
-                        settings.router.shared_out(), control, stop=stopping, spans=spans, siblings=_siblings(settings)
+                        settings.router.shared_out(),
+                        control,
+                        ready=lambda _: garbage.settle(),
+                        stop=stopping,
+                        spans=spans,
+                        siblings=_siblings(settings),
                     )
 
 

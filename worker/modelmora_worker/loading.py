@@ -73,19 +73,23 @@ def _contained(work: Callable[[], T]) -> T:
         raise _Contained(error) from error
 
 
-async def load(settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPoolExecutor) -> Engine | Failure:
-    """The engine, ready to serve; or why there is none."""
+async def load(
+    settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPoolExecutor, settle: Callable[[], None]
+) -> Engine | Failure:
+    """The engine, ready to serve; or why there is none. `settle` is called when something lasting has been built."""
     try:
-        return await _load(settings, lifecycle, device)
+        return await _load(settings, lifecycle, device, settle)
     except _Stopped as stopped:
         return stopped.failure
 
 
-async def _load(settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPoolExecutor) -> Engine:
+async def _load(
+    settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPoolExecutor, settle: Callable[[], None]
+) -> Engine:
     deployment = settings.deployment
     steps = _Steps(lifecycle, device, deployment.model_id)
     lifecycle.advance(FETCHING)
-    kind, fetched = await _import_and_fetch(steps, settings)
+    kind, fetched = await _import_and_fetch(steps, settings, settle)
     lifecycle.advance(LOADING)
     context = engine_context(settings, fetched.path)
     engine = await steps.run("load", lambda: kind(context))
@@ -93,15 +97,23 @@ async def _load(settings: WorkerSettings, lifecycle: Lifecycle, device: ThreadPo
     lifecycle.loaded(artifact=artifact, device=str(getattr(engine, "device", "cpu")))
     lifecycle.advance(TESTING)
     await steps.run("test", lambda: prove(engine, deployment))
+    settle()
     return engine
 
 
-async def _import_and_fetch(steps: _Steps, settings: WorkerSettings) -> tuple[type[Engine], sources.Fetched]:
+async def _import_and_fetch(
+    steps: _Steps, settings: WorkerSettings, settle: Callable[[], None]
+) -> tuple[type[Engine], sources.Fetched]:
+    def imported() -> type[Engine]:
+        engine = import_engine(settings)
+        settle()
+        return engine
+
     # A thread of its own, not the loop's: the loop's end waits for those, and a download may take hours.
     aside = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch")
     try:
         async with asyncio.TaskGroup() as tasks:
-            importing = tasks.create_task(steps.run("import", lambda: import_engine(settings)), name="import")
+            importing = tasks.create_task(steps.run("import", imported), name="import")
             fetching = tasks.create_task(steps.run("fetch", lambda: fetch(settings), thread=aside), name="fetch")
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from group  # the first to fail; the other was cancelled for it

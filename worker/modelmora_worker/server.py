@@ -6,7 +6,7 @@ is doing.
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Final
@@ -36,10 +36,11 @@ _log = structlog.get_logger(__name__)
 
 
 class Worker:
-    """One model, from its deployment to the end of the process."""
+    """One model, from its deployment to the end of the process. `settle` is called when something lasting was built."""
 
-    def __init__(self, settings: WorkerSettings, stopping: Stopping) -> None:
+    def __init__(self, settings: WorkerSettings, stopping: Stopping, settle: Callable[[], None] = lambda: None) -> None:
         self._settings = settings
+        self._settle = settle
         self._stopping = stopping
         self._lifecycle = Lifecycle()
         writer = Writer(settings.model_id, settings.max_message_bytes)
@@ -108,7 +109,7 @@ class Worker:
 
     async def _live(self, direct: DirectServer) -> Failure:
         """Loads, then serves; returns only with a failure, ends by cancellation."""
-        engine = await load(self._settings, self._lifecycle, self._device)
+        engine = await load(self._settings, self._lifecycle, self._device, self._settle)
         if isinstance(engine, Failure):
             return engine
         async with asyncio.TaskGroup() as tasks:

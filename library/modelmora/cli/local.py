@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
+from modelmora import garbage
 from modelmora.cli import settings as program_settings
 from modelmora.cli.announcement import Announcement
 from modelmora.cli.bare_source import Sources
@@ -28,6 +29,7 @@ from modelmora_operator.metrics import Metrics
 from modelmora_operator.settings import OperatorSettings
 from modelmora_router import server as router
 from modelmora_router.exporting import exporting
+from modelmora_router.server import Bound
 from modelmora_router.settings import RouterSettings, TracingSettings
 
 log = structlog.get_logger(__name__)
@@ -124,12 +126,17 @@ async def _serve(sources: Sources, settings: LocalSettings, ask: str | None) -> 
                 await router.run(
                     settings.router,
                     control,
-                    ready=announced.show,
+                    ready=lambda bound: _show(announced, bound),
                     stop=stopping,
                     spans=spans,
                     collectors=[metrics.registry],
                 )
             workers_stopping.set()
+
+
+def _show(announced: Announcement, bound: Bound) -> None:
+    garbage.settle()
+    announced.show(bound)
 
 
 def _logging_of_workers(settings: ServeSettings) -> dict[str, str]:
