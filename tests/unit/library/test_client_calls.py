@@ -61,7 +61,11 @@ def test_a_deadline_is_a_number_and_infinity_is_none() -> None:
         ("failed to connect to all addresses", "no ModelMora server answers at h:1", "start one"),
         ("DNS resolution failed for h:1", "no ModelMora server answers at h:1", "start one"),
         ("Stream removed", "the connection to h:1 was lost during the call", "send the request again"),
-        ("recvmsg:Connection reset by peer", "the connection to h:1 was lost during the call", "send the request again"),
+        (
+            "recvmsg:Connection reset by peer",
+            "the connection to h:1 was lost during the call",
+            "send the request again",
+        ),
     ],
 )
 def test_who_was_never_there_and_who_went_are_told_apart(details: str, said: str, remedy: str) -> None:
