@@ -132,6 +132,12 @@ class _Other:
         _, received = self._received()
         return received, cpu_s() - begun
 
+    def receive_byte(self) -> float:
+        """Receives one byte: when."""
+        self._control.send("ready")
+        self._plain.recv(1)
+        return time.perf_counter()
+
     def receive_plain(self, kind: str) -> tuple[float, float]:
         """Receives one by a rival."""
         import tensors_rivals  # noqa: PLC0415 - it imports this module

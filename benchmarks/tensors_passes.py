@@ -1,7 +1,7 @@
 """How fast memory passes: (a) into the arena, (b) handed over, attached and read in full, (c) copied out.
 
 Each beside the same pass over private memory of the same process, in turns. The hand-over alone is from `send` here to
-an array there that can be used.
+an array there that can be used; beside it stands what a bare byte over a socket takes, in turns as well.
 """
 
 import os
@@ -27,6 +27,7 @@ def measure(*, rounds: int, largest: int) -> Iterator[Figure]:
     """The passes by size, then the hand-over and the views over all sizes."""
     sizes = {name: size for name, size in SIZES.items() if size <= largest}
     handed: dict[str, list[float]] = {}
+    bytes_ms: list[float] = []
     views: dict[str, list[float]] = {}
     with paired() as pair:
         for name, size in sizes.items():
@@ -36,9 +37,12 @@ def measure(*, rounds: int, largest: int) -> Iterator[Figure]:
             yield figure(f"hand-over in (b), caches cold from the copies, {name}, p50", cold, "ms")
             title = f"hand-over in (b), caches cold from the copies, {name}, p99"
             yield figure(title, cold, "ms", percentile=99, at_most=1.0)
-            handed[name] = [seconds * 1e3 for seconds in _handed(pair, size, rounds)]
+            handed[name], beside = _handed(pair, size, rounds)
+            bytes_ms += beside
             views[name] = [seconds * 1e3 for seconds in _views(pair, size)]
     yield from _flat("hand-over of a handle", handed)
+    yield figure("a bare byte over a socket, p50", bytes_ms, "ms")
+    yield figure("a bare byte over a socket, p99", bytes_ms, "ms", percentile=99)
     yield from _flat("view: np.asarray and np.from_dlpack", views)
     yield from _attached(sizes, rounds)
 
@@ -91,10 +95,11 @@ def _throughput(name: str, size: int, samples: Samples) -> Iterator[Figure]:
     yield figure(f"full read alone, {name} ÷ private memory", again, "×")
 
 
-def _handed(pair: Pair, size: int, rounds: int) -> list[float]:
-    """Seconds from `send` here to an array there, of a tensor that nobody copies in between."""
+def _handed(pair: Pair, size: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Milliseconds from `send` here to an array there, of a tensor that nobody copies in between; and of a byte."""
     tensor = pair.session.empty(size, np.uint8)
-    return [_hand(pair, tensor) for _ in range(rounds + 1)][1:]
+    turns = [(_hand(pair, tensor), _byte(pair)) for _ in range(rounds + 1)][1:]
+    return [ours for ours, _ in turns], [byte for _, byte in turns]
 
 
 def _hand(pair: Pair, tensor: SharedTensor) -> float:
@@ -102,7 +107,14 @@ def _hand(pair: Pair, tensor: SharedTensor) -> float:
     begun = time.perf_counter()
     pair.session.send(tensor)
     received, _ = pair.end()
-    return float(received - begun)
+    return float(received - begun) * 1e3
+
+
+def _byte(pair: Pair) -> float:
+    pair.begin("receive_byte")
+    begun = time.perf_counter()
+    pair.plain.sendall(b".")
+    return float(pair.end() - begun) * 1e3
 
 
 def _views(pair: Pair, size: int) -> list[float]:
