@@ -63,6 +63,7 @@ class ErrorContext:
     file: str = ""
     request_id: str = ""
     retry_after_s: float | None = None
+    needed_bytes: int | None = None  # how much there should have been room for
 
 
 class ModelMoraError(Exception):
@@ -80,6 +81,7 @@ class ModelMoraError(Exception):
         file: str = "",
         request_id: str = "",
         retry_after_s: float | None = None,
+        needed_bytes: int | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
@@ -92,7 +94,12 @@ class ModelMoraError(Exception):
             file=file,
             request_id=request_id,
             retry_after_s=retry_after_s,
+            needed_bytes=needed_bytes,
         )
+
+    def __str__(self) -> str:
+        """What a traceback shows: also what to do."""
+        return f"{self.message} ({self.context.remedy})" if self.context.remedy else self.message
 
     @property
     def code(self) -> str:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from modelmora import Client
-from modelmora.errors import DeadlineExceeded, InferenceFailed, ModelUnhealthy
+from modelmora.errors import DeadlineExceeded, InferenceFailed, ModelUnhealthy, PayloadTooLarge
 from tests.support.scripted import events, scripted
 from tests.support.servers import Server, serving, wait_for, write_manifest
 
@@ -215,3 +216,15 @@ def test_a_port_in_use_is_named(tmp_path: Path, folder: Path, flag: str) -> None
     assert port in refused.stderr
     assert flag in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_request_as_large_as_the_server_was_told_to_take_reaches_the_worker(tmp_path: Path) -> None:
+    """And does not end the stream on which those of others travel."""
+    scripted(tmp_path / "models", "good")
+    allowed = {"MODELMORA_MAX_REQUEST_BYTES": str(200 * 2**20)}
+    with serving(tmp_path / "models", tmp_path, env=allowed) as server, server.client() as client:
+        large = np.ones(100 * 2**20, np.uint8)
+        first = client.infer("good", {"text": "first"}).output["pid"]
+        assert client.infer("good", {"text": "large", "tensor": large}).output["pid"] == first
+        with pytest.raises(PayloadTooLarge):
+            client.infer("good", {"tensor": np.ones(210 * 2**20, np.uint8)})

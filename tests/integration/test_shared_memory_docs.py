@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "shared-memory.md").read_text(encoding="utf-8")
+PROGRAMS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 EXAMPLE = yaml.safe_load((ROOT / "examples" / "sidecar.yaml").read_text(encoding="utf-8"))
 
 
@@ -31,13 +32,14 @@ def environment() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.req("US2", "US3", "FR-004")
-def test_the_program_of_the_page_prints_what_stands_beside_it(environment: dict[str, str]) -> None:
-    [program] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_program_of_the_page_prints_what_stands_beside_it(environment: dict[str, str], program: str) -> None:
     expected = re.findall(r"print\(.*\)  +# (.+)$", program, re.MULTILINE)
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == expected == ["1.0", "1"]
+    assert expected
+    assert done.stdout.splitlines() == expected
 
 
 def test_the_example_is_a_good_manifest() -> None:

@@ -20,8 +20,10 @@ from modelmora.errors import (
     ModelNotFound,
     PayloadTooLarge,
     ServerUnavailable,
+    WorkerUnavailable,
 )
 from modelmora.tensors import Session, connect, counters
+from modelmora.tensors.looks import behind
 from modelmora.v1 import inference_pb2_grpc
 from modelmora.v1.types_pb2 import DATA_TYPE_FP32, InferenceRequest, Region, SharedMemory, Tensor, Value
 from modelmora.wire.status import from_rpc_error
@@ -52,6 +54,8 @@ class Engine:
             time.sleep(0.002)
         if "raise" in wishes:
             raise ValueError(wishes["raise"])
+        if "large" in wishes:
+            return {"large": np.ones(int(wishes["large"]), np.uint8)}
         if "tensor" not in entry.values:
             return {"batch": np.array([size])}
         array = entry.values["tensor"]
@@ -60,6 +64,7 @@ class Engine:
             "sum": np.array([array.sum(dtype=np.float64)]),
             "shape": np.array(array.shape),
             "writable": np.array([array.flags.writeable]),
+            "copied": np.array([array.flags.owndata]),
             "fortran": np.array([array.flags.f_contiguous]),
         }
         if "back" in wishes:
@@ -105,7 +110,8 @@ async def test_a_large_array_goes_in_shared_memory_and_so_does_its_answer() -> N
         session = session_of(client)
         assert session.lent == 0
         assert session.foreign_bytes == 0
-        assert result.array("back").flags.writeable  # it is the caller's own memory
+        assert behind(result.array("back"))  # it is in the caller's own arena
+        assert not result.array("back").flags.writeable
         kept = result.array("back")
         del result
         await client.infer(MODEL, LARGE + 1, parameters={"back": "C"})
@@ -139,8 +145,9 @@ async def test_what_was_made_in_place_is_not_copied() -> None:
 
 async def test_what_may_be_an_index_is_copied_and_all_else_is_looked_at() -> None:
     async with direct() as (path, _), client_of(path) as client:
-        assert (await client.infer(MODEL, np.ones(100_000, np.int64))).output["writable"]
-        assert not (await client.infer(MODEL, np.ones(100_000, np.uint8))).output["writable"]
+        for dtype, copied in ((np.int64, True), (np.uint8, False)):
+            output = (await client.infer(MODEL, np.ones(100_000, dtype))).output
+            assert (bool(output["copied"]), bool(output["writable"])) == (copied, False)
 
 
 async def test_small_things_travel_as_bytes_and_open_no_session() -> None:
@@ -170,6 +177,66 @@ async def test_bytes_that_are_too_large_say_why_they_were_bytes() -> None:
             await client.infer(MODEL, LARGE)
         assert caught.value.context.field == "sharedMemory.sessionQuota"
         assert "sessionQuota" in caught.value.context.remedy
+
+
+async def test_an_answer_that_is_too_large_for_bytes_is_made_again_with_room_for_it() -> None:
+    async with direct(max_message_bytes=2**20) as (path, _), client_of(path) as client:
+        for _ in range(2):
+            result = await client.infer(MODEL, np.ones(100), parameters={"large": 8_000_000})
+            assert result.array("large").nbytes == 8_000_000
+            assert not result.array("large").flags.writeable
+        with pytest.raises(PayloadTooLarge, match="above what the session may have") as caught:
+            await client.infer(MODEL, np.ones(100), parameters={"large": 80_000_000})
+        assert caught.value.context.field == "sharedMemory.sessionQuota"
+        assert (await client.infer(MODEL, LARGE)).output["sum"] == LARGE.sum(dtype=np.float64)
+
+
+async def test_an_answer_that_is_too_large_without_shared_memory_is_refused_in_words() -> None:
+    async with direct(max_message_bytes=2**20, session_quota_bytes=0) as (path, _), client_of(path) as client:
+        with pytest.raises(PayloadTooLarge, match="the answer of model org/scripted has 8000") as caught:
+            await client.infer(MODEL, np.ones(100), parameters={"large": 8_000_000})
+        assert (caught.value.context.needed_bytes or 0) >= 8_000_000
+        assert "room in shared memory" in caught.value.context.remedy
+
+
+async def test_an_array_can_be_made_in_place_also_where_there_is_no_shared_memory() -> None:
+    for settings in ({}, {"session_quota_bytes": 0}):
+        async with direct(**settings) as (path, _), client_of(path) as client:
+            array = await client.empty((1000, 1000), np.float64, order="F")
+            assert array.flags.f_contiguous
+            array[...] = 2
+            before = counters.statistics()
+            assert (await client.infer(MODEL, array)).output["sum"] == 2_000_000
+            after = counters.statistics()
+            assert after.shm - before.shm == (0 if settings else 1)
+            assert after.puts_bytes == before.puts_bytes
+            with pytest.raises(InvalidRequest, match="dtype object"):
+                await client.empty(3, object)
+
+
+async def test_a_masked_array_is_refused_whatever_its_size() -> None:
+    async with direct() as (path, _), client_of(path) as client:
+        for size in (10, 1_000_000):
+            with pytest.raises(InvalidRequest, match="masked array") as caught:
+                await client.infer(MODEL, np.ma.masked_array(np.ones(size), mask=np.arange(size) % 2 == 0))
+            assert "filled" in caught.value.context.remedy
+
+
+@pytest.mark.req("US2-AS3")
+async def test_after_a_worker_that_was_killed_the_next_call_shares_memory_with_the_next_one() -> None:
+    async with direct() as (path, _), client_of(path) as client:
+        await client.infer(MODEL, LARGE)
+        real = path.readlink()
+        session_of(client).close()
+        path.unlink()
+        path.symlink_to("of-one-that-was-killed")
+        before = counters.statistics().shm
+        with pytest.raises(WorkerUnavailable):
+            client._sharing._opened()  # type: ignore[union-attr]
+        path.unlink()
+        path.symlink_to(real)
+        await client.infer(MODEL, LARGE)
+        assert counters.statistics().shm == before + 1
 
 
 @pytest.mark.req("US2-AS2", "FR-012")

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 from uuid import uuid4
 
 import grpc
+import numpy as np
 import structlog
 from grpc_status import rpc_status
 
@@ -23,14 +24,17 @@ from modelmora.errors import (
     InvalidRequest,
     ModelMoraError,
     ModelNotFound,
+    PayloadTooLarge,
 )
 from modelmora.spec import ModelDeployment, ModelRef, Priority
 from modelmora.tensors import Listener
+from modelmora.tensors.allocator import rounded
 from modelmora.v1 import inference_pb2, inference_pb2_grpc
 from modelmora.v1.types_pb2 import InferenceRequest, InferenceResponse, Timing
 from modelmora.wire import values
 from modelmora.wire.status import abbreviated, to_rpc
 from modelmora_worker.direct_use import DirectMeter
+from modelmora_worker.engines import Outputs
 from modelmora_worker.entries import EntryQueue
 from modelmora_worker.entry import Done, Entry
 from modelmora_worker.responses import written
@@ -40,6 +44,7 @@ from modelmora_worker.shared_values import Results, SharedValues
 _Context = grpc.aio.ServicerContext[InferenceRequest, bytes]
 _log = structlog.get_logger(__name__)
 _SERVICE: Final = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_FRAME_BYTES: Final = 1024  # of a message around its outputs
 _PRIORITIES: Final = {priority.value: priority for priority in Priority}
 
 
@@ -48,6 +53,7 @@ class _Call:
     """One call, as the queue knows it."""
 
     model_id: str
+    max_bytes: int  # of the answer's message
     shared: SharedValues
     results: Results | None
     done: Done | None = None
@@ -60,10 +66,21 @@ class _Call:
             return []
         place = self.results.place if self.results else None
         try:
-            return [written(self.done.answer, model_id=self.model_id, place=place)]
+            message = written(self.done.answer, model_id=self.model_id, place=place)
+            return [self._bounded(message, self.done.answer)]
         except ModelMoraError as error:
             self.done = Done(self.done.sent_id, error)
             return []
+
+    def _bounded(self, message: bytes, answer: Outputs) -> bytes:
+        if len(message) <= self.max_bytes - _FRAME_BYTES:
+            return message
+        raise PayloadTooLarge(
+            f"the answer of model {self.model_id} has {len(message)} bytes outside of shared memory; a message may "
+            f"have {self.max_bytes}",
+            remedy="ask for less in one request, or give the answer room in shared memory, as the client SDK does",
+            needed_bytes=sum(rounded(value.nbytes) for value in answer.values() if isinstance(value, np.ndarray)),
+        )
 
     def reply(self, entries: Sequence[Entry], messages: Sequence[bytes]) -> None:  # noqa: ARG002 - it knows its own
         if self.answered.done():
@@ -81,8 +98,15 @@ class DirectService(inference_pb2_grpc.InferenceServiceServicer):
     """See inference.proto."""
 
     def __init__(
-        self, *, queue: EntryQueue, deployment: ModelDeployment, sessions: Listener | None, meter: DirectMeter
+        self,
+        *,
+        queue: EntryQueue,
+        deployment: ModelDeployment,
+        sessions: Listener | None,
+        meter: DirectMeter,
+        max_bytes: int,
     ) -> None:
+        self._max_bytes = max_bytes
         self._queue = queue
         self._deployment = deployment
         self._sessions = sessions
@@ -146,7 +170,7 @@ class DirectService(inference_pb2_grpc.InferenceServiceServicer):
     def _submitted(self, request: InferenceRequest, request_id: str) -> tuple[Entry, _Call]:
         shared = SharedValues.of(request.shared_memory, self._sessions)
         try:
-            call = _Call(self._deployment.model_id, shared, shared.results())
+            call = _Call(self._deployment.model_id, self._max_bytes, shared, shared.results())
             entry = Entry(
                 sent_id=1,
                 owner=call,

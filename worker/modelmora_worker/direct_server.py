@@ -44,9 +44,14 @@ class DirectServer:
             sessions = self._meeting.listener(quota_bytes, self._settings.max_sessions) if quota_bytes else None
             if sessions:
                 held.enter_context(sessions)
-            server = listener(self._meeting.address, max_message_bytes=self._settings.max_message_bytes)
+            bound = self._settings.max_message_bytes
+            server = listener(self._meeting.address, max_sent_bytes=bound, max_bytes=bound)
             service = DirectService(
-                queue=self._queue, deployment=self._settings.deployment, sessions=sessions, meter=self.meter
+                queue=self._queue,
+                deployment=self._settings.deployment,
+                sessions=sessions,
+                meter=self.meter,
+                max_bytes=bound,
             )
             service.add_to(server)
             health_pb2_grpc.add_HealthServicer_to_server(self._lifecycle.health, server)

@@ -32,6 +32,7 @@ from modelmora_worker.settings import WorkerSettings, socket_path
 from modelmora_worker.stopping import Stopping
 
 _GOODBYE_S: Final = 1.0  # for the last messages of open streams
+_MOST_OF_A_ROUTER: Final = 1088 * 2**20  # more than it may be set to take (max_request_bytes), which is the bound
 _log = structlog.get_logger(__name__)
 
 
@@ -98,7 +99,9 @@ class Worker:
                     path.unlink(missing_ok=True)
 
     def _listeners(self) -> list[grpc.aio.Server]:
-        main = listener(self._settings.address, max_message_bytes=self._settings.max_message_bytes)
+        main = listener(
+            self._settings.address, max_sent_bytes=self._settings.max_message_bytes, max_bytes=_MOST_OF_A_ROUTER
+        )
         self._service.add_to(main)
         listeners = [main]
         if self._settings.health_address:

@@ -84,7 +84,11 @@ class SharedValues:
         if self.session is None:
             raise elsewhere(field)
         array = self.session.view(tensor, field=field)
-        return array.copy() if array.dtype.char in _INDICES else array
+        if array.dtype.char not in _INDICES:
+            return array
+        array = array.copy()
+        array.flags.writeable = False  # as all inputs of an engine
+        return array
 
     def results(self) -> Results | None:
         """Where the answer may be written; None: nowhere.

@@ -2,21 +2,24 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
 import grpc.aio
+import numpy as np
+import numpy.typing as npt
 
 from modelmora.client import calls, messages
 from modelmora.client.calls import Call, Stubs
 from modelmora.client.messages import InferenceResult, Input, Model, SystemStatus
 from modelmora.client.settings import default_target
-from modelmora.client.sharing import Sharing, is_of_session, lent
+from modelmora.client.sharing import Sharing, lent, unshared
 from modelmora.client.streams import Exchange, InferenceRequest, StreamResult
-from modelmora.errors import InvalidRequest
+from modelmora.errors import RequestError
 from modelmora.spec import Priority
 
 R = TypeVar("R")
@@ -46,6 +49,14 @@ class AsyncClient:
             await asyncio.to_thread(self._sharing.drop)
         await self._channel.close()
 
+    async def empty(
+        self, shape: Sequence[int] | int, dtype: npt.DTypeLike = np.float32, *, order: str = "C"
+    ) -> "npt.NDArray[Any]":
+        """As `Client.empty`."""
+        if self._sharing is None:
+            return unshared(shape, dtype, order)
+        return await asyncio.to_thread(self._sharing.empty, shape, dtype, order)
+
     async def infer(
         self,
         model_id: str,
@@ -69,18 +80,20 @@ class AsyncClient:
         )
         if self._sharing is None:
             return await self._run(ask(), deadline_seconds)
-        # What is copied is copied in another thread; the event loop goes on.
-        passage = await asyncio.to_thread(self._sharing.passage, model_id, messages.named(input).values())
-        try:
-            with lent(passage) as loan:
-                result = await self._run(ask(loan=loan), deadline_seconds)
-        except InvalidRequest as error:
-            if not is_of_session(error):
-                raise
-            self._sharing.drop()
-            result = await self._run(ask(), deadline_seconds)
-        self._sharing.answered(model_id, result.output.values())
-        return result
+        ends_at, is_first = messages.end(self._limit(deadline_seconds)), True
+        while True:
+            # What is copied is copied in another thread; the event loop goes on.
+            passage = await asyncio.to_thread(self._sharing.passage, model_id, messages.named(input).values())
+            try:
+                with lent(passage) as loan:
+                    result = await self._run(ask(loan=loan), ends_at - time.monotonic())
+            except RequestError as error:
+                if not (is_first and await asyncio.to_thread(self._sharing.mended, model_id, error)):
+                    raise
+                is_first = False
+            else:
+                self._sharing.answered(model_id, result.output.values())
+                return result
 
     async def infer_stream(
         self,
@@ -134,8 +147,11 @@ class AsyncClient:
         """As `Client.healthy`."""
         return await self._run(calls.healthy())
 
+    def _limit(self, deadline_seconds: float | None) -> float:
+        return self._deadline_s if deadline_seconds is None else deadline_seconds
+
     async def _run(self, call: Call[R], deadline_seconds: float | None = None) -> R:
-        timeout = messages.time_limit(self._deadline_s if deadline_seconds is None else deadline_seconds)
+        timeout = messages.time_limit(self._limit(deadline_seconds))
         try:
             answer = await call.method(self._stubs)(call.request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:

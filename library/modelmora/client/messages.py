@@ -1,6 +1,7 @@
 """What the client sends and gets, without I/O: requests are built and answers are read here, once for both clients."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -169,6 +170,15 @@ def time_limit(deadline_seconds: float) -> float | None:
     if math.isnan(deadline_seconds):
         raise InvalidRequest("the deadline is NaN", field="deadline_seconds", remedy="give a number of seconds")
     return deadline_seconds if deadline_seconds < _FOREVER_S else None
+
+
+def end(deadline_seconds: float) -> float:
+    """The end of a call on the machine's monotonic clock.
+
+    Raises:
+        InvalidRequest: as `time_limit`.
+    """
+    return time.monotonic() + (math.inf if time_limit(deadline_seconds) is None else deadline_seconds)
 
 
 def named(value: Input) -> Mapping[str, InputValue]:

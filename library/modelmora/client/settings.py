@@ -21,4 +21,4 @@ class Surroundings(BaseSettings):
 def default_target() -> str:
     """The worker beside this process, where there is one; else the server of this machine."""
     socket = Surroundings().socket
-    return f"unix:{socket}" if socket else DEFAULT_TARGET
+    return f"unix:{socket.removeprefix('unix:')}" if socket else DEFAULT_TARGET

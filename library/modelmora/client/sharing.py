@@ -6,16 +6,26 @@ sends, and room for the answer, until the worker has answered.
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from modelmora.errors import InvalidRequest, ModelMoraError, PayloadTooLarge, ServerUnavailable
+from modelmora.errors import (
+    InvalidRequest,
+    ModelMoraError,
+    PayloadTooLarge,
+    RequestError,
+    ServerUnavailable,
+    UnavailableError,
+    WorkerUnavailable,
+)
 from modelmora.tensors import Session, SharedTensor, connect, counters
+from modelmora.tensors.lending import asked
 from modelmora.v1.types_pb2 import SharedMemory, Tensor
 from modelmora.wire.values import Array
 
@@ -23,6 +33,16 @@ FROM_BYTES: Final = 64 * 1024  # smaller arrays are quicker as bytes
 _FIRST_ROOM_BYTES: Final = 1024 * 1024
 _ROOM: Final = 1.25  # times the largest answer of late
 _TRIED_AGAIN_AFTER_S: Final = 10.0
+
+
+def unshared(shape: Sequence[int] | int, dtype: npt.DTypeLike, order: str) -> "npt.NDArray[Any]":
+    """An ordinary array, of what can travel.
+
+    Raises:
+        InvalidRequest: it cannot.
+    """
+    layout = asked(shape, dtype, order)
+    return np.empty(layout.shape, layout.dtype, "F" if order == "F" else "C")
 
 
 @dataclass(slots=True)
@@ -64,7 +84,7 @@ class Passage:
         why = self.why_bytes
         if why is None:
             return error
-        message = f"{error.message}; shared memory has no such bound, but {why.message}"
+        message = f"{why.message}; and as bytes it is too large: {error.message}"
         return PayloadTooLarge(message, field=why.context.field, remedy=why.context.remedy)
 
 
@@ -83,11 +103,6 @@ def lent(passage: Passage) -> Iterator[Loan | None]:
         raise
     if loan:
         loan.session.give_back(loan.lease)
-
-
-def is_of_session(error: ModelMoraError) -> bool:
-    """Whether the request was refused, unseen, since the worker does not know its session: another worker came."""
-    return isinstance(error, InvalidRequest) and error.context.field == "sharedMemory.session"
 
 
 class Sharing:
@@ -112,16 +127,16 @@ class Sharing:
         if not arrays and self._room_bytes.get(model_id, 0) < FROM_BYTES:
             return Passage()
         try:
-            return Passage(self._lent(model_id, arrays))
+            return self._lent(model_id, arrays)
         except ModelMoraError as error:
             counters.count_fallback(error.code)
             for array in arrays:
                 counters.count_sent("bytes", array.nbytes)
             return Passage(why_bytes=error)
 
-    def _lent(self, model_id: str, arrays: list[np.ndarray[Any, Any]]) -> Loan:
+    def _lent(self, model_id: str, arrays: list[np.ndarray[Any, Any]]) -> Passage:
         session = self._opened()
-        room = self._room(session, model_id)
+        room, why_none = self._room(session, model_id)
         lease, handles = session.lend([*arrays, *([room.numpy()] if room else [])])
         message = SharedMemory(session=session.token, lease=lease)
         if room:
@@ -131,15 +146,49 @@ class Sharing:
         by_identity = {id(array): handle for array, handle in zip(arrays, handles, strict=False)}
         for array in arrays:
             counters.count_sent("shm", array.nbytes)
-        return Loan(session, lease, by_identity, room, message)
+        return Passage(Loan(session, lease, by_identity, room, message), why_none)
 
-    def _room(self, session: Session, model_id: str) -> SharedTensor | None:
+    def _room(self, session: Session, model_id: str) -> tuple[SharedTensor | None, ModelMoraError | None]:
         """Without room the answer comes as bytes, which is no reason to send the request so."""
         try:
-            return session.empty(self._room_bytes.get(model_id, _FIRST_ROOM_BYTES), np.uint8)
+            return session.empty(self._room_bytes.get(model_id, _FIRST_ROOM_BYTES), np.uint8), None
         except ModelMoraError as error:
             counters.count_fallback(error.code)
-            return None
+            return None, error
+
+    def empty(self, shape: Sequence[int] | int, dtype: npt.DTypeLike, order: str) -> "npt.NDArray[Any]":
+        """An array that travels without a copy; an ordinary one where there is no shared memory, or not so much.
+
+        Raises:
+            InvalidRequest: a dtype that has no name on the wire.
+        """
+        try:
+            return self._opened().empty(shape, dtype, order=order).numpy()
+        except UnavailableError:  # counted when it is sent
+            return unshared(shape, dtype, order)
+
+    def mended(self, model_id: str, error: RequestError) -> bool:
+        """Whether a call that failed so is to be sent once more, since something is other now.
+
+        The worker does not know the session: another came in its place. Or the answer had no room: now it is known how
+        much it takes, and the model runs once more for it.
+        """
+        context = error.context
+        if isinstance(error, InvalidRequest) and context.field == "sharedMemory.session":
+            self.drop()
+            return True
+        if not isinstance(error, PayloadTooLarge) or context.needed_bytes is None:
+            return False
+        known_bytes = self._room_bytes.get(model_id, _FIRST_ROOM_BYTES)
+        self._room_bytes[model_id] = max(known_bytes, int(context.needed_bytes * _ROOM))
+        return known_bytes < context.needed_bytes and self._can_open()
+
+    def _can_open(self) -> bool:
+        try:
+            self._opened()
+        except ModelMoraError:
+            return False
+        return True
 
     def answered(self, model_id: str, outputs: Iterable[object]) -> None:
         """Remembers how much room the next answer of the model may take."""
@@ -152,10 +201,14 @@ class Sharing:
                 return self._session
             if time.monotonic() < self._not_before:
                 raise ServerUnavailable("it could not be reached a moment ago")
-            self._not_before = time.monotonic() + _TRIED_AGAIN_AFTER_S
-            # Through the link, so that calls and memory come to the same worker.
-            self._session = connect(f"{self._socket.resolve()}.tensors")
-            self._not_before = 0.0
+            try:
+                # Through the link, so that calls and memory come to the same worker.
+                self._session = connect(f"{self._socket.resolve()}.tensors")
+            except WorkerUnavailable:  # which is known at once, and another may come at once
+                raise
+            except ModelMoraError:
+                self._not_before = time.monotonic() + _TRIED_AGAIN_AFTER_S
+                raise
             return self._session
 
     def drop(self) -> None:

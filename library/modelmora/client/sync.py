@@ -1,20 +1,23 @@
 """The client for threads. One channel, used by any number of them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
+import numpy as np
+import numpy.typing as npt
 
 from modelmora.client import calls, messages
 from modelmora.client.calls import Call, Stubs
 from modelmora.client.messages import InferenceResult, Input, Model, SystemStatus
 from modelmora.client.settings import default_target
-from modelmora.client.sharing import Sharing, is_of_session, lent
+from modelmora.client.sharing import Sharing, lent, unshared
 from modelmora.client.streams import Exchange, InferenceRequest, StreamResult
-from modelmora.errors import InvalidRequest
+from modelmora.errors import RequestError
 from modelmora.spec import Priority
 
 R = TypeVar("R")
@@ -55,6 +58,21 @@ class Client:
             self._sharing.drop()
         self._channel.close()
 
+    def empty(
+        self, shape: Sequence[int] | int, dtype: npt.DTypeLike = np.float32, *, order: str = "C"
+    ) -> "npt.NDArray[Any]":
+        """An array to be filled and then given to `infer`, which sends it without a copy: it is in shared memory.
+
+        Where there is none, or not so much, it is an ordinary array, and the same calls send it in another way. Its
+        elements are what was there before. Do not write to it while a call with it runs.
+
+        Raises:
+            InvalidRequest: a dtype that cannot travel.
+        """
+        if self._sharing is None:
+            return unshared(shape, dtype, order)
+        return self._sharing.empty(shape, dtype, order)
+
     def infer(
         self,
         model_id: str,
@@ -88,17 +106,19 @@ class Client:
         )
         if self._sharing is None:
             return self._run(ask(), deadline_seconds)
-        passage = self._sharing.passage(model_id, messages.named(input).values())
-        try:
-            with lent(passage) as loan:
-                result = self._run(ask(loan=loan), deadline_seconds)
-        except InvalidRequest as error:
-            if not is_of_session(error):
-                raise
-            self._sharing.drop()
-            result = self._run(ask(), deadline_seconds)
-        self._sharing.answered(model_id, result.output.values())
-        return result
+        ends_at, is_first = messages.end(self._limit(deadline_seconds)), True
+        while True:
+            passage = self._sharing.passage(model_id, messages.named(input).values())
+            try:
+                with lent(passage) as loan:
+                    result = self._run(ask(loan=loan), ends_at - time.monotonic())
+            except RequestError as error:
+                if not (is_first and self._sharing.mended(model_id, error)):
+                    raise
+                is_first = False
+            else:
+                self._sharing.answered(model_id, result.output.values())
+                return result
 
     def infer_stream(
         self, requests: Iterable[InferenceRequest], *, deadline_seconds: float = math.inf
@@ -159,8 +179,11 @@ class Client:
         """Whether the server takes requests now."""
         return self._run(calls.healthy())
 
+    def _limit(self, deadline_seconds: float | None) -> float:
+        return self._deadline_s if deadline_seconds is None else deadline_seconds
+
     def _run(self, call: Call[R], deadline_seconds: float | None = None) -> R:
-        timeout = messages.time_limit(self._deadline_s if deadline_seconds is None else deadline_seconds)
+        timeout = messages.time_limit(self._limit(deadline_seconds))
         try:
             answer = call.method(self._stubs)(call.request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:

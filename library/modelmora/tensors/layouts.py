@@ -86,8 +86,10 @@ def like(array: "np.ndarray[Any, Any]") -> Layout:
     """Of a copy of the array without gaps, in its own order where that is row- or column-major, else row-major.
 
     Raises:
-        InvalidRequest: an element type without a name on the wire, for example object, or too many dimensions.
+        InvalidRequest: an element type without a name on the wire, for example object, too many dimensions, or a mask.
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise InvalidRequest("a masked array cannot be shared", remedy="fill it: `array.filled(0)`")
     dtype = array.dtype.newbyteorder("<")
     named(dtype)
     if array.ndim > MAX_RANK:
@@ -104,7 +106,7 @@ def named(dtype: np.dtype[Any]) -> int:
     """
     datatype = DATATYPES.get(dtype)
     if datatype is None:
-        raise InvalidRequest(f"no tensor on the wire has the dtype {dtype}", remedy="convert it to a number type")
+        raise InvalidRequest(f"no tensor on the wire has the dtype {dtype}", remedy="convert it to a real number type")
     return datatype
 
 

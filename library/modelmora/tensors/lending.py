@@ -121,7 +121,7 @@ class Lending:
             raise InvalidRequest(f"{field} is not where it was asked for", field=f"{field}.region.offset")
         relative.region.offset = tensor.region.offset - first
         layout = from_message(relative, room.nbytes, field=field)
-        return seen(look, layout, look.offset_of(room) + relative.region.offset, writable=True)
+        return seen(look, layout, look.offset_of(room) + relative.region.offset, writable=False)
 
     def give_back(self, lease: int) -> None:
         """The other side has said, one way or another, that it does not look any more."""

@@ -94,8 +94,12 @@ _BY_HTTP: Final[Mapping[int, type[ModelMoraError]]] = {
     503: errors.ServerUnavailable,
     504: errors.DeadlineExceeded,
 }
-_TEXTS: Final = tuple(f.name for f in fields(ErrorContext) if f.name not in {"retry_after_s", "request_id"})
+_OTHERS: Final = {"retry_after_s", "request_id", "needed_bytes"}
+_TEXTS: Final = tuple(f.name for f in fields(ErrorContext) if f.name not in _OTHERS)
 
+
+_NEEDED: Final = "neededBytes"
+_NUMBER: Final = re.compile("[0-9]{1,18}")
 
 # A message travels three times: percent-encoded, in the status, and beside its field.
 _LONG_BYTES: Final = 1024
@@ -114,6 +118,8 @@ def to_rpc(error: ModelMoraError) -> RpcStatus:
     """The error as a google.rpc.Status."""
     context = error.context
     texts = {_camel(name): getattr(context, name) for name in _TEXTS if getattr(context, name)}
+    if context.needed_bytes is not None:
+        texts[_NEEDED] = str(context.needed_bytes)
     status = RpcStatus(code=codes(error).grpc.value[0], message=error.message)
     _add(status, error_details_pb2.ErrorInfo(reason=error.code, domain=DOMAIN, metadata=texts))
     if context.request_id:
@@ -150,6 +156,8 @@ def from_rpc(status: RpcStatus, *, endpoint: str = "") -> ModelMoraError:
         if _unpacked(detail, info) and info.domain == DOMAIN:
             kind = _BY_CODE.get(info.reason, kind)
             context |= {_snake(name): text for name, text in info.metadata.items() if _snake(name) in _TEXTS}
+            needed = info.metadata.get(_NEEDED, "")
+            context["needed_bytes"] = int(needed) if _NUMBER.fullmatch(needed) else None
         elif _unpacked(detail, request):
             context["request_id"] = request.request_id
         elif _unpacked(detail, retry):
@@ -205,6 +213,7 @@ def to_problem(error: ModelMoraError) -> dict[str, str | int | float]:
         **{_camel(name): getattr(context, name) for name in _TEXTS},
         "requestId": context.request_id,
         "retryAfterSeconds": context.retry_after_s,
+        _NEEDED: context.needed_bytes,
     }
     return {name: value for name, value in known.items() if value not in {None, ""}}
 
@@ -215,6 +224,8 @@ def from_problem(body: Mapping[str, object], *, http_status: int) -> ModelMoraEr
     context: dict[str, str | float | None] = {name: str(body.get(_camel(name), "")) for name in (*_TEXTS, "request_id")}
     retry = body.get("retryAfterSeconds")
     context["retry_after_s"] = float(retry) if isinstance(retry, int | float) else None
+    needed = body.get(_NEEDED)
+    context["needed_bytes"] = needed if isinstance(needed, int) else None
     message = str(body.get("detail") or body.get("title") or f"HTTP status {http_status}")
     return kind(message, **context)  # type: ignore[arg-type]  # names are those of the fields
 

@@ -60,6 +60,8 @@ def put_value(value: InputValue, message: types_pb2.Value, *, field: str = "inpu
         InvalidRequest: as `to_value`; the message may then hold a part of the value.
     """
     match value:
+        case np.ma.MaskedArray():
+            raise InvalidRequest(f"{field} is a masked array", field=field, remedy="fill it: `array.filled(0)`")
         case np.ndarray() if place and place(value, message.tensor):
             return
         case np.ndarray():
@@ -112,7 +114,9 @@ def _put_tensor(array: Array, message: types_pb2.Tensor, *, field: str) -> None:
     little = array.dtype.newbyteorder("<")
     datatype = DATATYPES.get(little)
     if datatype is None:
-        raise InvalidRequest(f"{field} has the dtype {array.dtype}", field=field, remedy="convert it to a number type")
+        raise InvalidRequest(
+            f"{field} has the dtype {array.dtype}", field=field, remedy="convert it to a real number type"
+        )
     message.datatype = datatype
     message.shape.extend(array.shape)
     message.data = array.astype(little, copy=False).tobytes()  # in row-major order, whatever the array's own is

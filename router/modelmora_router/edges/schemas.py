@@ -85,6 +85,7 @@ class ProblemBody(_Body):
     reason: str = ""
     request_id: str = ""
     retry_after_seconds: float | None = None
+    needed_bytes: int | None = None
 
 
 # ------------------------------------------------------------------------------------------------ requests
