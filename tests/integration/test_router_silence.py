@@ -19,10 +19,10 @@ _PROGRAM = """
 import asyncio, sys
 from grpc_health.v1 import health_pb2_grpc
 from modelmora.wire.health import HealthService
-from modelmora_worker.server import _listener
+from modelmora_worker.listening import listener
 
 async def main(address):
-    health, server = HealthService([]), _listener(address, [])
+    health, server = HealthService([]), listener(address)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     await server.start()
     health.set(serving=True)

@@ -12,13 +12,17 @@ import numpy as np
 import pytest
 
 from modelmora import AsyncClient
+from modelmora.client.sharing import Passage, lent
 from modelmora.errors import (
     DeadlineExceeded,
     FeatureUnavailable,
     InferenceFailed,
     InvalidRequest,
+    ModelMoraError,
     ModelNotFound,
     PayloadTooLarge,
+    PeerGone,
+    QuotaExceeded,
     ServerUnavailable,
     WorkerUnavailable,
 )
@@ -237,6 +241,24 @@ async def test_after_a_worker_that_was_killed_the_next_call_shares_memory_with_t
         path.symlink_to(real)
         await client.infer(MODEL, LARGE)
         assert counters.statistics().shm == before + 1
+
+
+@pytest.mark.req("US2-AS3")
+@pytest.mark.parametrize(
+    ("why", "expected"),
+    [
+        (PeerGone("it is gone"), WorkerUnavailable),
+        (QuotaExceeded("too much", remedy="allow more"), PayloadTooLarge),
+        (WorkerUnavailable("nobody shares memory there"), PayloadTooLarge),  # and nobody will
+        (None, PayloadTooLarge),
+    ],
+)
+def test_what_may_be_sent_again_says_so(why: ModelMoraError | None, expected: type[ModelMoraError]) -> None:
+    with pytest.raises(ModelMoraError) as caught, lent(Passage(why_bytes=why)):
+        raise PayloadTooLarge("larger than a message")
+    assert type(caught.value) is expected
+    assert "larger than a message" in caught.value.message
+    assert (why.message if why else "") in caught.value.message
 
 
 @pytest.mark.req("US2-AS2", "FR-012")

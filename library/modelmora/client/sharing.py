@@ -19,6 +19,7 @@ from modelmora.errors import (
     InvalidRequest,
     ModelMoraError,
     PayloadTooLarge,
+    PeerGone,
     RequestError,
     ServerUnavailable,
     UnavailableError,
@@ -79,12 +80,16 @@ class Passage:
     loan: Loan | None = None
     why_bytes: ModelMoraError | None = None  # where there could have been a loan
 
-    def explained(self, error: PayloadTooLarge) -> PayloadTooLarge:
+    def explained(self, error: PayloadTooLarge) -> PayloadTooLarge | WorkerUnavailable:
         """Bytes have a bound that handles have not: who meets it hears why these were bytes."""
         why = self.why_bytes
         if why is None:
             return error
         message = f"{why.message}; and as bytes it is too large: {error.message}"
+        if isinstance(why, PeerGone) or isinstance(
+            why.__cause__, ConnectionRefusedError
+        ):  # another one takes its place
+            return WorkerUnavailable(message, endpoint=why.context.endpoint, remedy="send it again")
         return PayloadTooLarge(message, field=why.context.field, remedy=why.context.remedy)
 
 

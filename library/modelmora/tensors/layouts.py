@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.ma import MaskedArray
 
 from modelmora.errors import InvalidRequest
 from modelmora.v1.types_pb2 import Region, Tensor
@@ -88,7 +89,7 @@ def like(array: "np.ndarray[Any, Any]") -> Layout:
     Raises:
         InvalidRequest: an element type without a name on the wire, for example object, too many dimensions, or a mask.
     """
-    if isinstance(array, np.ma.MaskedArray):
+    if isinstance(array, MaskedArray):
         raise InvalidRequest("a masked array cannot be shared", remedy="fill it: `array.filled(0)`")
     dtype = array.dtype.newbyteorder("<")
     named(dtype)

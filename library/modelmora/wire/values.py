@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from numpy.ma import MaskedArray
 
 from modelmora.errors import InvalidRequest
 from modelmora.v1 import types_pb2
@@ -60,7 +61,7 @@ def put_value(value: InputValue, message: types_pb2.Value, *, field: str = "inpu
         InvalidRequest: as `to_value`; the message may then hold a part of the value.
     """
     match value:
-        case np.ma.MaskedArray():
+        case MaskedArray():
             raise InvalidRequest(f"{field} is a masked array", field=field, remedy="fill it: `array.filled(0)`")
         case np.ndarray() if place and place(value, message.tensor):
             return
