@@ -76,3 +76,15 @@ def test_who_was_never_there_and_who_went_are_told_apart(details: str, said: str
     assert isinstance(error, ServerUnavailable)
     assert error.message == f"{said}: {details}"
     assert error.context.remedy.startswith(remedy)
+
+
+@pytest.mark.parametrize("said", ["/run/model.sock", "unix:/run/model.sock"])
+def test_the_socket_of_a_worker_may_be_named_as_a_path_or_as_a_target(
+    said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELMORA_SOCKET", said)
+    with Client() as client:
+        assert client.target == "unix:/run/model.sock"
+    monkeypatch.setenv("MODELMORA_SOCKET", "")
+    with Client() as client:
+        assert client.target == "localhost:9000"

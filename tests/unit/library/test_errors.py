@@ -19,6 +19,7 @@ FULL = {
     "file": "models.yaml",
     "request_id": "r-1",
     "retry_after_s": 1.5,
+    "needed_bytes": 80_000_000,
 }
 every_leaf = pytest.mark.parametrize("leaf", leaves(), ids=lambda leaf: leaf.__name__)
 
@@ -108,3 +109,8 @@ def test_a_strangers_http_answer_becomes_some_leaf() -> None:
 def test_located_fills_only_what_is_empty() -> None:
     got = errors.InvalidRequest("no", field="input").located(field="other", model_id="m")
     assert (got.context.field, got.context.model_id) == ("input", "m")
+
+
+def test_a_traceback_says_what_to_do_too() -> None:
+    assert str(errors.QueueFull("100 wait", remedy="try again")) == "100 wait (try again)"
+    assert str(errors.QueueFull("100 wait")) == "100 wait"
