@@ -1,6 +1,6 @@
 """The model registry: what a hit costs, what N callers of one model save, whether 32 threads are counted exactly.
 
-make bench-registry                              about six minutes
+make bench-registry                              about three minutes
 make bench-registry ARGS=--quick                 a look
 make bench-registry ARGS="--only sharing"        a part: hits threads sharing large
 make bench-registry ARGS="--size 500"            with a model of 500 MB instead of 200 MB

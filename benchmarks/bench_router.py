@@ -1,6 +1,6 @@
 """The router: what its way costs, how near batching comes to the engine, whether CRITICAL is kept alive, what fails.
 
-make bench-router                          about ten minutes
+make bench-router                          about twenty minutes
 make bench-router ARGS=--quick             a look
 make bench-router ARGS="--only noop"       a part: noop payloads overhead minilm queue priorities steady faults streams
 make bench-router ARGS=--rivals            also servers from PyPI, installed into environments that are then removed

@@ -1,6 +1,6 @@
 """Shared memory: how fast tensors pass, what a hand-over costs, beside pickle and protobuf, and what is left behind.
 
-make bench-tensors                        about fifteen minutes
+make bench-tensors                        about seven minutes
 make bench-tensors ARGS=--quick           a look, up to 10 MB
 make bench-tensors ARGS="--only rivals"   a part: passes rivals cycles requests
 make bench-tensors ARGS="--leaks 100000"  also so many tensors, with processes that are killed at random

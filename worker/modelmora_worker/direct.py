@@ -24,7 +24,6 @@ from modelmora.errors import (
     InvalidRequest,
     ModelMoraError,
     ModelNotFound,
-    PayloadTooLarge,
 )
 from modelmora.spec import ModelDeployment, ModelRef, Priority
 from modelmora.tensors import Listener
@@ -37,14 +36,13 @@ from modelmora_worker.direct_use import DirectMeter
 from modelmora_worker.engines import Outputs
 from modelmora_worker.entries import EntryQueue
 from modelmora_worker.entry import Done, Entry
-from modelmora_worker.responses import written
+from modelmora_worker.responses import FRAME_BYTES, too_large, written
 from modelmora_worker.service import parameters_of
 from modelmora_worker.shared_values import Results, SharedValues
 
 _Context = grpc.aio.ServicerContext[InferenceRequest, bytes]
 _log = structlog.get_logger(__name__)
 _SERVICE: Final = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
-_FRAME_BYTES: Final = 1024  # of a message around its outputs
 _PRIORITIES: Final = {priority.value: priority for priority in Priority}
 
 
@@ -73,14 +71,10 @@ class _Call:
             return []
 
     def _bounded(self, message: bytes, answer: Outputs) -> bytes:
-        if len(message) <= self.max_bytes - _FRAME_BYTES:
+        if len(message) <= self.max_bytes - FRAME_BYTES:
             return message
-        raise PayloadTooLarge(
-            f"the answer of model {self.model_id} has {len(message)} bytes outside of shared memory; a message may "
-            f"have {self.max_bytes}",
-            remedy="ask for less in one request, or give the answer room in shared memory, as the client SDK does",
-            needed_bytes=sum(rounded(value.nbytes) for value in answer.values() if isinstance(value, np.ndarray)),
-        )
+        needed_bytes = sum(rounded(value.nbytes) for value in answer.values() if isinstance(value, np.ndarray))
+        raise too_large(self.model_id, len(message), self.max_bytes, needed_bytes=needed_bytes)
 
     def reply(self, entries: Sequence[Entry], messages: Sequence[bytes]) -> None:  # noqa: ARG002 - it knows its own
         if self.answered.done():

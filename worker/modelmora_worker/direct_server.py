@@ -45,7 +45,7 @@ class DirectServer:
             if sessions:
                 held.enter_context(sessions)
             bound = self._settings.max_message_bytes
-            server = listener(self._meeting.address, max_sent_bytes=bound, max_bytes=bound)
+            server = listener(self._meeting.address, max_sent_bytes=bound, max_received_bytes=bound)
             service = DirectService(
                 queue=self._queue,
                 deployment=self._settings.deployment,

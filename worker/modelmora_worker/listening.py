@@ -10,13 +10,15 @@ from modelmora.errors import AddressInUse
 _PINGED: Final = (("grpc.http2.min_recv_ping_interval_without_data_ms", 1_000), ("grpc.http2.max_ping_strikes", 0))
 
 
-def listener(address: str, *, max_sent_bytes: int | None = None, max_bytes: int | None = None) -> grpc.aio.Server:
-    """A server that is to be started; the bounds are those of a message, either way.
+def listener(
+    address: str, *, max_sent_bytes: int | None = None, max_received_bytes: int | None = None
+) -> grpc.aio.Server:
+    """A server that is to be started; the bounds are those of one message.
 
     Raises:
         AddressInUse: it cannot listen there.
     """
-    bounds = {"grpc.max_send_message_length": max_sent_bytes, "grpc.max_receive_message_length": max_bytes}
+    bounds = {"grpc.max_send_message_length": max_sent_bytes, "grpc.max_receive_message_length": max_received_bytes}
     sizes = [(name, size) for name, size in bounds.items() if size is not None]
     server = grpc.aio.server(options=[*sizes, *_PINGED, ("grpc.so_reuseport", 0)])
     try:

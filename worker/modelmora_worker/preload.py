@@ -8,10 +8,11 @@ A failed import must not kill the parent, which also serves engines that need no
 worker logs it, and the engine that does need it fails by MissingDependency.
 """
 
-import gc
 import importlib
 import traceback
 from typing import Final
+
+from modelmora import garbage
 
 # In this order: the parts of ours first, so that they are there whatever becomes of the rest.
 MODULES: Final = (
@@ -39,5 +40,4 @@ def _import_all() -> str:
 failure: Final = _import_all()
 
 # What lives now lives as long as the parent: kept out of collection, its pages stay shared with the forks.
-gc.collect()
-gc.freeze()
+garbage.settle()

@@ -16,7 +16,7 @@ from modelmora.wire.status import to_rpc
 from modelmora_worker.engines import Outputs
 from modelmora_worker.entry import Done
 
-_FRAME_BYTES: Final = 1024  # of a message around its results
+FRAME_BYTES: Final = 1024  # of a message around its results
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Writer:
         for each in done:
             self._put(each, response.results.add())
         message = response.SerializeToString()
-        if len(message) <= self.max_message_bytes - _FRAME_BYTES:
+        if len(message) <= self.max_message_bytes - FRAME_BYTES:
             return [message]
         return [self._alone(result) for result in response.results]
 
@@ -40,12 +40,7 @@ class Writer:
         message = worker_pb2.ProcessResponse(results=[result]).SerializeToString()
         if len(message) <= self.max_message_bytes:
             return message
-        error = PayloadTooLarge(
-            f"the answer of model {self.model_id} has {len(message)} bytes; a message may have "
-            f"{self.max_message_bytes}",
-            model_id=self.model_id,
-            remedy="ask for fewer inputs in one request",
-        )
+        error = too_large(self.model_id, len(message), self.max_message_bytes)
         refused = worker_pb2.EntryResult(entry_id=result.entry_id, error=to_rpc(error))
         return worker_pb2.ProcessResponse(results=[refused]).SerializeToString()
 
@@ -67,6 +62,17 @@ class Writer:
             f"the engine of model {self.model_id} answered with an error whose text is no Unicode",
             model_id=self.model_id,
         )
+
+
+def too_large(model_id: str, size_bytes: int, max_bytes: int, *, needed_bytes: int | None = None) -> PayloadTooLarge:
+    """An answer that no message holds; `needed_bytes`: as much room in shared memory would."""
+    elsewhere = "" if needed_bytes is None else ", or give the answer room in shared memory, as the client SDK does"
+    return PayloadTooLarge(
+        f"the answer of model {model_id} has {size_bytes} bytes; a message may have {max_bytes}",
+        model_id=model_id,
+        remedy=f"ask for fewer inputs in one request{elsewhere}",
+        needed_bytes=needed_bytes,
+    )
 
 
 def written(answer: Outputs, *, model_id: str, place: values.Place | None = None) -> bytes:

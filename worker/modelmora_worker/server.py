@@ -100,7 +100,9 @@ class Worker:
 
     def _listeners(self) -> list[grpc.aio.Server]:
         main = listener(
-            self._settings.address, max_sent_bytes=self._settings.max_message_bytes, max_bytes=_MOST_OF_A_ROUTER
+            self._settings.address,
+            max_sent_bytes=self._settings.max_message_bytes,
+            max_received_bytes=_MOST_OF_A_ROUTER,
         )
         self._service.add_to(main)
         listeners = [main]

@@ -48,7 +48,7 @@ def unshared(shape: Sequence[int] | int, dtype: npt.DTypeLike, order: str) -> "n
 
 @dataclass(slots=True)
 class Loan:
-    """Of one call: what it lends, until `end`."""
+    """Of one call: what it lends, until that is given back or revoked."""
 
     session: Session
     lease: int
@@ -86,9 +86,8 @@ class Passage:
         if why is None:
             return error
         message = f"{why.message}; and as bytes it is too large: {error.message}"
-        if isinstance(why, PeerGone) or isinstance(
-            why.__cause__, ConnectionRefusedError
-        ):  # another one takes its place
+        worker_ended = isinstance(why, PeerGone) or isinstance(why.__cause__, ConnectionRefusedError)
+        if worker_ended:  # and another takes its place
             return WorkerUnavailable(message, endpoint=why.context.endpoint, remedy="send it again")
         return PayloadTooLarge(message, field=why.context.field, remedy=why.context.remedy)
 
