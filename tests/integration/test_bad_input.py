@@ -14,7 +14,7 @@ from modelmora.v1 import worker_pb2
 from modelmora.wire.status import from_rpc_error
 from tests.support import fuzzing
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
-from tests.support.routing import Router, deployment, eventually, post_raw, request, running_router
+from tests.support.routing import Router, deployment, eventually, post_raw, refused, request, running_router
 from tests.support.waiting import eventually_async
 
 CASES = 300
@@ -33,12 +33,6 @@ async def router(worker: FakeWorker) -> AsyncIterator[Router]:
         await router.waiting()
         assert (await router.inference.Infer(request("goes on"))).output["text"].text.items == ["goes on"]
         assert (await router.http.post("/infer/one", json=GOOD)).status_code == 200
-
-
-async def refused(call: Any) -> errors.ModelMoraError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------ every field, wrong

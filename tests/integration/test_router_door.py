@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from typing import Any
 
 import grpc
 import pytest
@@ -13,18 +12,12 @@ from modelmora import errors
 from modelmora.wire.status import from_rpc, from_rpc_error
 from tests.support.entries import request_of
 from tests.support.fake_worker import FakeWorker
-from tests.support.routing import Router, deployment, eventually, request, running_router
+from tests.support.routing import Router, deployment, eventually, refused, request, running_router
 from tests.support.waiting import eventually_async
 
 GOOD = {"input": {"text": "a"}}
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 MEBIBYTE = 1024 * 1024
-
-
-async def refused(call: Any) -> errors.ModelMoraError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 async def counted(router: Router, name: str) -> float:

@@ -6,7 +6,6 @@ import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
-import grpc
 import httpx
 import pytest
 import structlog.testing
@@ -17,9 +16,9 @@ from modelmora.control import Key
 from modelmora.errors import ModelMoraError
 from modelmora.v1 import management_pb2, registry_pb2, types_pb2, worker_pb2
 from modelmora.v1.types_pb2 import InferenceResponse
-from modelmora.wire.status import from_rpc_error, to_rpc
+from modelmora.wire.status import to_rpc
 from tests.support.fake_worker import FakeWorker, echo, fake_worker
-from tests.support.routing import Router, deployment, eventually, failed, post_raw, request, running_router
+from tests.support.routing import Router, deployment, eventually, failed, post_raw, refused, request, running_router
 
 GOOD = {"input": {"text": "a"}}
 
@@ -46,13 +45,6 @@ def problem_of(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert all(problem[name] for name in ("type", "title", "detail", "code", "remedy"))
     assert "Traceback" not in answer.text
     return problem
-
-
-async def refused(call: Any) -> ModelMoraError:
-    """The error with which a gRPC call ends."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------ REST

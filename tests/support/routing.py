@@ -9,11 +9,14 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 
 from modelmora.control import Key
 from modelmora.control.local import LocalControl
+from modelmora.errors import ModelMoraError
 from modelmora.spec import Condition, FailureReport, ModelDeployment, ModelRef, ModelState, Priority
 from modelmora.v1 import inference_pb2_grpc, management_pb2_grpc, registry_pb2_grpc, types_pb2
+from modelmora.wire.status import from_rpc_error
 from modelmora.wire.values import to_values
 from modelmora_router.calls import InferenceCall, Payload
 from modelmora_router.server import Bound, run
@@ -185,3 +188,10 @@ async def running_router(
                 yield Router(where, control, http, channel)
             finally:
                 stop.set()
+
+
+async def refused(call: Any) -> ModelMoraError:
+    """The error of a call over gRPC."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return from_rpc_error(caught.value)
